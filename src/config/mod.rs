@@ -1,0 +1,325 @@
+//! What the gateway is to do, validated and resolved: the file's own shape, defaults, secrets and error messages are
+//! the business of the modules below. Whoever holds a [`Config`] needs to check nothing again.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The gateway itself.
+    pub gateway: Gateway,
+    /// The MQTT brokers, by name.
+    pub mqtt: Vec<Mqtt>,
+    /// The serial ports, by name.
+    pub serial: Vec<Serial>,
+    /// The buffer on disk.
+    pub outbox: Outbox,
+    /// The Kafka cluster.
+    pub kafka: Kafka,
+}
+
+/// `[gateway]`
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    /// Stands in every record; the host's name unless set.
+    pub id: String,
+    /// Copied into every record.
+    pub labels: BTreeMap<String, String>,
+    /// Where the outbox, the lock and the status socket live.
+    pub data_dir: PathBuf,
+    /// Where profiles are looked for besides the built-in ones; need not exist.
+    pub profiles_dir: PathBuf,
+    /// How long a stop may take to deliver what is waiting.
+    pub stop_timeout: Duration,
+}
+
+/// A password, a token: never printed, never compared with `==`.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps it.
+    #[must_use]
+    pub fn new(secret: String) -> Self {
+        Self(secret)
+    }
+
+    /// The secret itself, for the one call that needs it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// Certificates and keys of a TLS connection. Files are read when the connection is made, so that a renewed
+/// certificate is picked up by the next connection.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// Who may sign the server's certificate (PEM); the system's authorities unless set.
+    pub ca: Option<PathBuf>,
+    /// The client's certificate chain (PEM).
+    pub certificate: Option<PathBuf>,
+    /// Its private key (PEM).
+    pub key: Option<PathBuf>,
+}
+
+/// The MQTT version to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MqttVersion {
+    /// 3.1.1
+    V4,
+    /// 5
+    V5,
+}
+
+/// What to do with messages that the broker had retained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retained {
+    /// Drop all of them.
+    Drop,
+    /// Take the first of each topic in this run of the gateway, drop those that a reconnection brings again.
+    First,
+    /// Take all of them.
+    Keep,
+}
+
+/// `[mqtt.NAME]`
+#[derive(Clone, Debug)]
+pub struct Mqtt {
+    /// `mqtt.NAME`, as it stands in counters and dead letters.
+    pub name: String,
+    /// Host to connect to.
+    pub host: String,
+    /// Port to connect to.
+    pub port: u16,
+    /// Set for `mqtts://`.
+    pub tls: Option<Tls>,
+    /// Protocol version.
+    pub version: MqttVersion,
+    /// The client id; the gateway makes a stable one (`tidegate-<id>-<name>`) unless set.
+    pub client_id: Option<String>,
+    /// User name.
+    pub user: Option<String>,
+    /// Password.
+    pub password: Option<Secret>,
+    /// The profiles of its devices; they bring their topics.
+    pub profiles: Vec<ProfileUse>,
+    /// Maximum QoS to subscribe with: 0 or 1.
+    pub qos: u8,
+    /// Keep-alive.
+    pub keep_alive: Duration,
+    /// How long the broker is to keep the session while the gateway is away (MQTT 5 only; 3.1.1 keeps it as the broker likes).
+    pub session_expiry: Duration,
+    /// MQTT 5: our Receive Maximum. 3.1.1: how many unacknowledged messages the broker sends at most (mosquitto: 20).
+    pub in_flight_max: u16,
+    /// A packet larger than this is dead-lettered, not read.
+    pub packet_bytes_max: usize,
+    /// What to do with retained messages.
+    pub retained: Retained,
+    /// The IANA time zone of payload times that have none.
+    pub time_zone: Option<String>,
+    /// The shortest time between two reads of the socket: longer costs latency, shorter costs CPU.
+    pub read_interval: Duration,
+    /// Bytes of messages that may wait for a commit before the socket is no longer read.
+    pub memory_bytes_max: usize,
+    /// Whether QoS 0 messages are dropped (and counted) instead of holding the broker back when the budget is used up.
+    pub drop_qos0: bool,
+}
+
+/// A profile as a source uses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProfileUse {
+    /// The profile's id.
+    pub id: String,
+    /// Replaces the first level or levels of the profile's topics (its own `prefix`).
+    pub prefix: Option<String>,
+    /// Topic filters that are not taken, besides the profile's own exclusions.
+    pub exclude: Vec<String>,
+}
+
+/// Parity of a serial line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parity {
+    /// None.
+    None,
+    /// Odd.
+    Odd,
+    /// Even.
+    Even,
+}
+
+/// `[serial.NAME]`. What is `None` comes from the profile, and from the defaults (9600 8N1, lines of at most 4 KiB ended
+/// by `\n`) where the profile is silent too.
+#[derive(Clone, Debug)]
+pub struct Serial {
+    /// `serial.NAME`, as it stands in counters and dead letters.
+    pub name: String,
+    /// The device file, best one below `/dev/serial/by-id`.
+    pub port: PathBuf,
+    /// The profile of the device behind it.
+    pub profile: String,
+    /// The device's name in readings where the payload gives none; the source's NAME unless set.
+    pub device: String,
+    /// Bits a second.
+    pub baud: Option<u32>,
+    /// 5 to 8.
+    pub data_bits: Option<u8>,
+    /// Parity.
+    pub parity: Option<Parity>,
+    /// 1 or 2.
+    pub stop_bits: Option<u8>,
+    /// What ends a line.
+    pub delimiter: Option<Vec<u8>>,
+    /// The longest line in bytes, delimiter included.
+    pub frame_bytes_max: Option<usize>,
+    /// The IANA time zone of payload times that have none.
+    pub time_zone: Option<String>,
+}
+
+/// What to do when the outbox is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Give up the oldest segment, counted and declared.
+    DropOldest,
+    /// Withhold acknowledgements until there is room.
+    Block,
+}
+
+/// `[outbox]` and `[outbox.advanced]`
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    /// Bytes on disk that it may take.
+    pub size_max: u64,
+    /// What to do when they are taken.
+    pub when_full: WhenFull,
+    /// A commit starts this long after the first record that waits for it.
+    pub commit_interval: Duration,
+    /// A commit starts early when this many bytes of encoded records wait.
+    pub commit_bytes: usize,
+    /// Payload bytes of a segment.
+    pub segment_bytes: u64,
+    /// Bytes of the newest records that are kept in memory, so that an online gateway does not read back what it wrote.
+    pub memory_tail_bytes: usize,
+}
+
+/// SASL mechanisms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaslMechanism {
+    /// PLAIN
+    Plain,
+    /// SCRAM-SHA-256
+    ScramSha256,
+    /// SCRAM-SHA-512
+    ScramSha512,
+}
+
+impl SaslMechanism {
+    /// The protocol's name for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+}
+
+/// `[kafka] sasl = { … }`
+#[derive(Clone, Debug)]
+pub struct Sasl {
+    /// Mechanism.
+    pub mechanism: SaslMechanism,
+    /// User.
+    pub user: String,
+    /// Password.
+    pub password: Secret,
+}
+
+/// How a reading is laid out in Kafka records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// One record a reading, values in a map.
+    Wide,
+    /// One record a value.
+    Narrow,
+    /// One record a reading, values at the top level, our own fields prefixed with `_`.
+    Flat,
+}
+
+/// How a Kafka record's value is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// JSON (RFC 8259).
+    Json,
+    /// CBOR (RFC 8949), the same fields.
+    Cbor,
+}
+
+/// What Kafka's own timestamp says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timestamp {
+    /// The time of sending, so that a topic's retention counts from there.
+    Send,
+    /// The event time.
+    Event,
+}
+
+/// Kafka topics; each may hold `{gateway}`, `{profile}`, `{device}`, `{kind}` and, in the narrow layout, `{measurement}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topics {
+    /// For readings and device states, and for what declares gaps and ends of streams.
+    pub reading: String,
+    /// For dead letters.
+    pub dead_letter: String,
+}
+
+/// How batches are compressed on their way to Kafka.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// Readable by every client.
+    Gzip,
+    /// lz4
+    Lz4,
+    /// zstd
+    Zstd,
+}
+
+/// `[kafka]`
+#[derive(Clone, Debug)]
+pub struct Kafka {
+    /// `host:port` of some brokers of the cluster.
+    pub brokers: Vec<String>,
+    /// TLS, where set.
+    pub tls: Option<Tls>,
+    /// SASL, where set.
+    pub sasl: Option<Sasl>,
+    /// Where records go.
+    pub topics: Topics,
+    /// How readings are laid out.
+    pub layout: Layout,
+    /// How records are encoded.
+    pub format: Format,
+    /// What Kafka's timestamp says.
+    pub timestamp: Timestamp,
+    /// How batches are compressed.
+    pub compression: Compression,
+    /// How long a record may wait for others to share a request with.
+    pub linger: Duration,
+    /// Records handed to Kafka's client and not yet reported on, at most.
+    pub in_flight_max: usize,
+    /// Their bytes, at most.
+    pub in_flight_bytes_max: usize,
+    /// The longest wait between two attempts to reconnect.
+    pub reconnect_max: Duration,
+}

@@ -1,0 +1,134 @@
+//! Counters by cause, in one place: whatever is received, refused, dropped or delivered is counted here, and
+//! `tidegate status` reads them from the running gateway. The names are Prometheus names, without the prefix.
+//!
+//! A [`Counter`] is fetched once and kept by who counts; adding to one is a relaxed atomic add.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+macro_rules! counts {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $label:literal;)+) => {
+        /// What is counted. Each has one label, named by [`Count::label`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Count { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Count {
+            /// The metric's name.
+            #[must_use]
+            pub fn name(self) -> &'static str { match self { $(Self::$variant => $name,)+ } }
+
+            /// What its label says: `source`, `reason` and so on; empty for a count without a label.
+            #[must_use]
+            pub fn label(self) -> &'static str { match self { $(Self::$variant => $label,)+ } }
+
+            /// What it means, for a person.
+            #[must_use]
+            pub fn help(self) -> &'static str { match self { $(Self::$variant => concat!($($doc),+),)+ } }
+        }
+    };
+}
+
+counts! {
+    /// Frames (MQTT messages, serial lines) received.
+    FramesReceived = "frames_received_total", "source";
+    /// Bytes of frames received.
+    BytesReceived = "bytes_received_total", "source";
+    /// Readings decoded.
+    Readings = "readings_total", "source";
+    /// Device states (availability, last will) decoded.
+    DeviceStates = "device_states_total", "source";
+    /// Frames that a profile knows and asks to ignore.
+    FramesIgnored = "frames_ignored_total", "source";
+    /// Retained messages dropped by the `retained` setting.
+    RetainedDropped = "retained_dropped_total", "source";
+    /// Retained messages dropped because nothing says when they were measured.
+    RetainedWithoutTime = "retained_without_time_total", "source";
+    /// Redelivered messages that had been stored already: acknowledged, not stored again.
+    RedeliveredKnown = "redelivered_known_total", "source";
+    /// Messages of QoS 0 dropped because the source's memory budget was used up.
+    Qos0Dropped = "qos0_dropped_total", "source";
+    /// Connections (MQTT) or opens (serial) that succeeded.
+    Connects = "connects_total", "source";
+    /// Connections or opens that failed, and connections lost.
+    ConnectionErrors = "connection_errors_total", "source";
+    /// Subscriptions that the broker refused.
+    SubscriptionsRefused = "subscriptions_refused_total", "source";
+    /// Bytes of noise skipped on a serial line.
+    NoiseBytes = "noise_bytes_total", "source";
+    /// Serial frames dropped because they were longer than the limit.
+    FramesTooLong = "frames_too_long_total", "source";
+    /// Inputs that could not become a reading, by reason.
+    Rejected = "rejected_total", "reason";
+    /// Rejected inputs that were only counted: their source had sent too many dead letters for that reason.
+    DeadLettersSuppressed = "dead_letters_suppressed_total", "source";
+    /// Single values left out of a reading that was kept, by reason.
+    ValuesRejected = "values_rejected_total", "reason";
+    /// Records appended to the outbox, by lane.
+    Appended = "outbox_appended_total", "lane";
+    /// Records made durable, by lane.
+    Committed = "outbox_committed_total", "lane";
+    /// Commits (one fsync each).
+    Commits = "outbox_commits_total", "";
+    /// Commits that failed and were tried again in a new segment.
+    CommitErrors = "outbox_commit_errors_total", "";
+    /// Bytes of chunks committed.
+    CommittedBytes = "outbox_committed_bytes_total", "";
+    /// Records given up because the outbox was full, by lane.
+    Evicted = "outbox_evicted_total", "lane";
+    /// Records lost to damage, by lane.
+    Damaged = "outbox_damaged_total", "lane";
+    /// Segments set aside because they were damaged.
+    Quarantined = "outbox_quarantined_total", "";
+    /// Records that Kafka acknowledged, by topic.
+    Delivered = "delivered_total", "topic";
+    /// Records that were not delivered at the first try and stay stored, by error.
+    DeliveryErrors = "delivery_errors_total", "error";
+    /// Times that the link to Kafka went down.
+    LinkDown = "link_down_total", "";
+    /// Times that the Kafka producer was built anew.
+    ProducerRebuilds = "producer_rebuilds_total", "";
+}
+
+/// A count that one part of the gateway adds to.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<AtomicU64>);
+
+impl Counter {
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// What it stands at.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// All counters of one gateway. Cloning gives another handle to the same.
+#[derive(Clone, Debug, Default)]
+pub struct Counters(Arc<Mutex<BTreeMap<(Count, Arc<str>), Counter>>>);
+
+impl Counters {
+    /// The counter of `count` with this label value, made at the first call. Fetch it once and keep it.
+    #[must_use]
+    pub fn counter(&self, count: Count, label: &str) -> Counter {
+        // A poisoned lock holds a map that is whole: nothing in here panics half way through a change.
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        map.entry((count, Arc::from(label))).or_default().clone()
+    }
+
+    /// Adds to a counter that is rarely used; on a hot path keep the [`Counter`].
+    pub fn add(&self, count: Count, label: &str, n: u64) {
+        self.counter(count, label).add(n);
+    }
+
+    /// All that was ever counted: what, label value, number.
+    #[must_use]
+    pub fn snapshot(&self) -> Vec<(Count, Arc<str>, u64)> {
+        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        map.iter().map(|((count, label), counter)| (*count, Arc::clone(label), counter.get())).collect()
+    }
+}

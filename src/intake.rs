@@ -1,0 +1,158 @@
+//! From frames to the outbox in one pass: decode, later filter and window, then append. Pure but for the append; each
+//! source owns one and calls it with all the frames of a read.
+
+use std::sync::Arc;
+
+use crate::counters::{Count, Counter, Counters};
+use crate::decode::{Decoder, Outcome, Rejection};
+use crate::outbox::{Lane, Outbox};
+use crate::reading::{Batch, DeadLetter, Frame, Frames, Name, Receipt, Record, Stamp};
+
+/// Dead letters that one source may append for one reason before the rest is only counted: this many at once …
+const DEAD_LETTER_BURST: u32 = 20;
+/// … and one more for every so many milliseconds.
+const DEAD_LETTER_REFILL_MS: u64 = 1_000;
+
+/// What a source hands its frames to.
+#[derive(Debug)]
+pub struct Intake {
+    source: Name,
+    session: Option<Name>,
+    decoder: Decoder,
+    outbox: Outbox,
+    counters: Counters,
+    counts: SourceCounts,
+    limits: Vec<Bucket>,
+    batch: Batch,
+}
+
+#[derive(Debug)]
+struct SourceCounts {
+    frames: Counter,
+    bytes: Counter,
+    readings: Counter,
+    states: Counter,
+    ignored: Counter,
+    retained_without_time: Counter,
+    suppressed: Counter,
+}
+
+impl Intake {
+    /// An intake for the source of that name; `session` is its MQTT session, if it has one.
+    #[must_use]
+    pub fn new(source: &str, session: Option<&str>, decoder: Decoder, outbox: Outbox, counters: &Counters) -> Self {
+        let counter = |count| counters.counter(count, source);
+        Self {
+            source: Arc::from(source),
+            session: session.map(Arc::from),
+            decoder,
+            outbox,
+            counts: SourceCounts {
+                frames: counter(Count::FramesReceived),
+                bytes: counter(Count::BytesReceived),
+                readings: counter(Count::Readings),
+                states: counter(Count::DeviceStates),
+                ignored: counter(Count::FramesIgnored),
+                retained_without_time: counter(Count::RetainedWithoutTime),
+                suppressed: counter(Count::DeadLettersSuppressed),
+            },
+            counters: counters.clone(),
+            limits: Vec::new(),
+            batch: Batch::default(),
+        }
+    }
+
+    /// Takes all frames of one read. `receipts` are those of the QoS 1 messages among them. Gives the number that
+    /// [`Intake::durable`] must reach until everything that these frames led to is safe.
+    pub fn accept(&mut self, frames: &Frames, receipts: &[Receipt]) -> u64 {
+        self.counts.frames.add(frames.len() as u64);
+        self.counts.bytes.add(frames.bytes() as u64);
+        let (mut readings, mut states, mut ignored, mut without_time) = (0, 0, 0, 0);
+        for frame in frames.iter() {
+            match self.decoder.decode(&frame, frames.received, &mut self.batch) {
+                Outcome::Readings(count) => readings += count as u64,
+                Outcome::State => states += 1,
+                Outcome::Ignored => ignored += 1,
+                Outcome::RetainedWithoutTime => without_time += 1,
+                Outcome::Rejected(rejection) => self.reject(&frame, frames.received, rejection),
+            }
+        }
+        self.counts.readings.add(readings);
+        self.counts.states.add(states);
+        self.counts.ignored.add(ignored);
+        self.counts.retained_without_time.add(without_time);
+        self.outbox.append(Lane::Raw, &mut self.batch, self.session.as_ref(), receipts)
+    }
+
+    fn reject(&mut self, frame: &Frame<'_>, received: Stamp, rejection: Rejection) {
+        let Rejection { profile, stage, reason, detail } = rejection;
+        self.counters.add(Count::Rejected, reason.as_str(), 1);
+        let index = reason as usize;
+        if self.limits.len() <= index {
+            self.limits.resize_with(index + 1, Bucket::full);
+        }
+        if !self.limits[index].take(received.monotonic_ms) {
+            self.counts.suppressed.add(1);
+            return;
+        }
+        let kept = &frame.payload[..frame.payload.len().min(DeadLetter::PAYLOAD_BYTES_MAX)];
+        self.batch.records.push(Record::DeadLetter(Box::new(DeadLetter {
+            source: Arc::clone(&self.source),
+            origin: frame.origin.into(),
+            profile,
+            received,
+            stage,
+            reason,
+            detail: detail.into_boxed_str(),
+            length: frame.oversize.unwrap_or(frame.payload.len() as u64),
+            payload: kept.into(),
+        })));
+    }
+
+    /// The MQTT topic filters to subscribe to.
+    #[must_use]
+    pub fn subscriptions(&self) -> Vec<String> {
+        self.decoder.subscriptions()
+    }
+
+    /// The highest append number that is safe.
+    #[must_use]
+    pub fn durable(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.outbox.durable()
+    }
+
+    /// Asks for a commit now.
+    pub fn hurry(&self) {
+        self.outbox.hurry();
+    }
+
+    /// Receipts of this source's session which earlier runs had stored.
+    #[must_use]
+    pub fn known_receipts(&self) -> Vec<Receipt> {
+        self.session.as_ref().map(|session| self.outbox.known_receipts(session)).unwrap_or_default()
+    }
+}
+
+/// A token bucket on the monotonic stamp of the frames.
+#[derive(Debug)]
+struct Bucket {
+    tokens: u32,
+    refilled_ms: u64,
+}
+
+impl Bucket {
+    fn full() -> Self {
+        Self { tokens: DEAD_LETTER_BURST, refilled_ms: 0 }
+    }
+
+    fn take(&mut self, now_ms: u64) -> bool {
+        let due = now_ms.saturating_sub(self.refilled_ms) / DEAD_LETTER_REFILL_MS;
+        if due > 0 {
+            self.tokens = DEAD_LETTER_BURST.min(self.tokens.saturating_add(u32::try_from(due).unwrap_or(u32::MAX)));
+            self.refilled_ms = now_ms;
+        }
+        let allowed = self.tokens > 0;
+        self.tokens -= u32::from(allowed);
+        allowed
+    }
+}

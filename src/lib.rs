@@ -1,0 +1,11 @@
+//! Tidegate: an IoT edge gateway with offline buffering.
+
+pub mod clock;
+pub mod config;
+pub mod counters;
+pub mod decode;
+pub mod intake;
+pub mod log;
+pub mod outbox;
+pub mod reading;
+pub mod status;

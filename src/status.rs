@@ -1,0 +1,90 @@
+//! What a running gateway says of itself: its links, kept here by who holds them, and the snapshot that
+//! `tidegate status` asks for.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::clock;
+use crate::reading::Name;
+
+/// How a link to something outside is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// Not up yet, and nothing known to be wrong.
+    Connecting,
+    /// Up.
+    Up,
+    /// Down; the detail says why. It is tried again by itself.
+    Down,
+}
+
+impl LinkState {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+/// One link as it was at some moment.
+#[derive(Clone, Debug)]
+pub struct LinkInfo {
+    /// How it is.
+    pub state: LinkState,
+    /// Since when (wall clock, ms).
+    pub since_ms: i64,
+    /// What a person should know: why it is down, what was refused; empty if nothing.
+    pub detail: String,
+}
+
+/// All links of one gateway. Cloning gives another handle to the same.
+#[derive(Clone, Debug, Default)]
+pub struct Links(Arc<Mutex<BTreeMap<Name, LinkInfo>>>);
+
+/// One link, for who holds it.
+#[derive(Clone, Debug)]
+pub struct Link {
+    name: Name,
+    links: Links,
+}
+
+impl Links {
+    /// A link by its name (`mqtt.home`, `serial.meter`, `kafka`), connecting.
+    #[must_use]
+    pub fn link(&self, name: &str) -> Link {
+        let link = Link { name: Arc::from(name), links: self.clone() };
+        link.set(LinkState::Connecting, String::new());
+        link
+    }
+
+    /// All links by name.
+    #[must_use]
+    pub fn snapshot(&self) -> BTreeMap<Name, LinkInfo> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Link {
+    /// It is up; `detail` says what is not as it should be all the same (a refused subscription), or is empty.
+    pub fn up(&self, detail: impl Into<String>) {
+        self.set(LinkState::Up, detail.into());
+    }
+
+    /// It is down.
+    pub fn down(&self, why: impl Into<String>) {
+        self.set(LinkState::Down, why.into());
+    }
+
+    fn set(&self, state: LinkState, detail: String) {
+        let mut links = self.links.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let since_ms = match links.get(&self.name) {
+            Some(info) if info.state == state => info.since_ms,
+            _ => clock::wall_ms(),
+        };
+        links.insert(Arc::clone(&self.name), LinkInfo { state, since_ms, detail });
+    }
+}
