@@ -243,6 +243,7 @@ impl Closer {
         self.shared.close();
         // The thread's own panics end the process, so joining cannot fail.
         let _ = self.thread.join();
+        self.shared.unlock();
         if self.shared.lock().pending_is_empty() { Ok(()) } else { Err(CloseError) }
     }
 }

@@ -24,6 +24,9 @@ use super::Lane;
 pub(crate) const TREE_VALUES_MAX: usize = 8;
 /// A database this small needs no cache to speak of; sled's default is 1 GiB.
 const CACHE_BYTES: u64 = 1 << 20;
+/// sled extends its file in steps of this many bytes, and fills the last one when it is closed. A leaf of all the values of a
+/// tree stays below a quarter of it, so that it never becomes a blob.
+pub(crate) const DISK_STEP_BYTES: u64 = 512 * 1024;
 const HEADER_TREE: &str = "header";
 const RUN_KEY: &[u8] = b"run";
 const FORMAT_KEY: &[u8] = b"format";
@@ -170,9 +173,9 @@ impl Segment {
         SharedSegment { path: self.path.clone(), database: self.database.clone() }
     }
 
-    /// Bytes that the database's file takes on disk.
+    /// Bytes that the database's file takes on disk, the step that it has begun included.
     pub(crate) fn disk_bytes(&self) -> u64 {
-        self.file.metadata().map_or(0, |metadata| disk_bytes_of(&metadata))
+        self.file.metadata().map_or(0, |metadata| metadata.len().next_multiple_of(DISK_STEP_BYTES))
     }
 }
 
@@ -286,13 +289,7 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Bytes that a segment's directory takes on disk.
+/// Bytes that a closed segment takes on disk.
 pub(crate) fn disk_bytes(path: &Path) -> u64 {
-    let Ok(entries) = fs::read_dir(path) else { return 0 };
-    entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| disk_bytes_of(&metadata)).sum()
-}
-
-fn disk_bytes_of(metadata: &fs::Metadata) -> u64 {
-    use std::os::unix::fs::MetadataExt;
-    metadata.blocks() * 512
+    fs::metadata(path.join("db")).map_or(0, |metadata| metadata.len().next_multiple_of(DISK_STEP_BYTES))
 }

@@ -316,7 +316,7 @@ pub(crate) struct Shared {
     pub(crate) run: String,
     pub(crate) installation: String,
     /// Held for as long as the outbox is: one gateway for each data directory.
-    _lock: std::fs::File,
+    data_dir_lock: Mutex<Option<std::fs::File>>,
     appended: [Counter; 3],
     pub(crate) damaged: [Counter; 3],
 }
@@ -340,7 +340,7 @@ impl Shared {
             settings,
             run,
             installation,
-            _lock: lock,
+            data_dir_lock: Mutex::new(Some(lock)),
             appended: by_lane(Count::Appended),
             damaged: by_lane(Count::Damaged),
         }
@@ -387,6 +387,11 @@ impl Shared {
     pub(crate) fn close(&self) {
         self.lock().closing = true;
         self.wake.notify_one();
+    }
+
+    /// Lets another gateway have the data directory.
+    pub(crate) fn unlock(&self) {
+        self.data_dir_lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     pub(crate) fn known_receipts(&self, session: &str) -> Vec<Receipt> {

@@ -220,8 +220,8 @@ async fn delivered_records_are_not_given_again_after_a_rewind_or_a_restart() {
 #[tokio::test]
 async fn at_its_bound_the_oldest_go_and_the_count_is_exact() {
     let mut rig = Rig::new();
-    rig.settings.size_max = 2 << 20;
-    rig.settings.segment_bytes = 128 * 1024;
+    rig.settings.size_max = 6 << 20;
+    rig.settings.segment_bytes = 256 * 1024;
     let (outbox, closer) = rig.open();
     for _ in 0..400 {
         rig.store(&outbox, 200).await;
@@ -244,7 +244,7 @@ async fn at_its_bound_the_oldest_go_and_the_count_is_exact() {
 #[tokio::test]
 async fn a_full_outbox_that_blocks_takes_no_more_until_something_is_delivered() {
     let mut rig = Rig::new();
-    rig.settings.size_max = 1 << 20;
+    rig.settings.size_max = 3 << 20;
     rig.settings.segment_bytes = 64 * 1024;
     rig.settings.when_full = WhenFull::Block;
     let (outbox, closer) = rig.open();
@@ -323,7 +323,7 @@ async fn a_second_gateway_is_refused() {
 async fn a_damaged_segment_costs_only_itself() {
     let mut rig = Rig::new();
     let (outbox, closer) = rig.open();
-    for _ in 0..12 {
+    for _ in 0..24 {
         rig.store(&outbox, 50).await;
     }
     closer.close().unwrap();
@@ -340,7 +340,7 @@ async fn a_damaged_segment_costs_only_itself() {
     let (readings, _, all) = drain(&mut outbox.reader()).await;
     let lost = rig.count(Count::Damaged, "raw");
     assert!(lost > 0);
-    assert_eq!(readings.len() as u64 + lost, 600);
+    assert_eq!(readings.len() as u64 + lost, 1200);
     deliver(&outbox, &all);
     drop(all);
     let (_, others, all) = drain(&mut outbox.reader()).await;

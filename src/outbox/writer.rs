@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 use super::chunk::{Chunk, CursorEntry, Cutter, Extras, TooLarge};
 use super::manifest::{Declared, Entry, Manifest, Range, Witness, Witnessed};
 use super::record;
-use super::segment::{self, Key, Segment};
+use super::segment::{self, DISK_STEP_BYTES, Key, Segment};
 use super::state::{Block, ChunkAt, SegmentState, Shared, State, Tail};
 use super::{Lane, recovery};
 use crate::clock;
@@ -40,8 +40,8 @@ const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Attempts before a stop gives up on a disk that refuses.
 const ATTEMPTS_AT_STOP: u32 = 3;
-/// What sled takes on top of a segment's payload, at the most.
-const SEGMENT_OVERHEAD_BYTES: u64 = 1 << 20;
+/// A segment may exceed its limit by the block that reaches it, and by what sled adds.
+const SEGMENT_OVERHEAD_BYTES: u64 = 256 * 1024;
 /// Gaps that wait in the manifest for their record; those of one stream that touch are made one.
 const DECLARED_MAX: usize = 1000;
 
@@ -434,7 +434,8 @@ impl Writer {
     /// Sees to it that there is a segment with room.
     fn make_room_for_commit(&mut self, shared: &Shared) -> Result<(), CommitError> {
         let limit = shared.settings.segment_bytes;
-        let full = |segment: &Segment| self.payload_bytes >= limit || segment.disk_bytes() >= 2 * limit;
+        let full =
+            |segment: &Segment| self.payload_bytes >= limit || segment.disk_bytes() >= 2 * limit.max(DISK_STEP_BYTES);
         if self.segment.as_ref().is_none_or(full) { self.roll(shared) } else { Ok(()) }
     }
 
@@ -501,9 +502,9 @@ impl Writer {
         loop {
             let state = shared.lock();
             let bytes: u64 = state.segments.values().map(|segment| segment.entry.bytes).sum();
-            if bytes + shared.settings.segment_bytes + SEGMENT_OVERHEAD_BYTES.min(shared.settings.segment_bytes) <= max
-                || state.segments.is_empty()
-            {
+            let limit = shared.settings.segment_bytes + shared.settings.segment_bytes / 16;
+            let one_more = (limit + SEGMENT_OVERHEAD_BYTES).next_multiple_of(DISK_STEP_BYTES);
+            if bytes + one_more <= max || state.segments.is_empty() {
                 return Ok(());
             }
             let old = || state.segments.range(..self.keep_from);
