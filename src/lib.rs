@@ -1,5 +1,6 @@
 //! Tidegate: an IoT edge gateway with offline buffering.
 
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod counters;
