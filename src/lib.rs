@@ -8,5 +8,7 @@ pub mod decode;
 pub mod intake;
 pub mod log;
 pub mod outbox;
+pub mod profile;
 pub mod reading;
+pub mod source;
 pub mod status;
