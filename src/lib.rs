@@ -8,4 +8,5 @@ pub mod intake;
 pub mod log;
 pub mod outbox;
 pub mod reading;
+pub mod source;
 pub mod status;
