@@ -9,3 +9,4 @@ pub mod log;
 pub mod outbox;
 pub mod reading;
 pub mod status;
+pub mod uplink;

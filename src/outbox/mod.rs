@@ -1,4 +1,6 @@
 //! The outbox: the on-disk log. (API first; see the items.)
+pub mod record;
+
 use std::sync::Arc;
 
 use crate::reading::{Batch, Name, Receipt};

@@ -1,0 +1,13 @@
+//! CBOR: the only file that names serde_cbor.
+
+use serde::Serialize;
+
+/// Why a value could not be written as CBOR.
+#[derive(Debug, thiserror::Error)]
+#[error("encoding CBOR: {0}")]
+pub struct CborError(String);
+
+/// `value` as CBOR (RFC 8949), with field names as text.
+pub fn to_cbor<T: Serialize>(value: &T) -> Result<Vec<u8>, CborError> {
+    serde_cbor::to_vec(value).map_err(|error| CborError(error.to_string()))
+}
