@@ -231,7 +231,9 @@ fn apply(rule: &FieldRule, doc: &Doc, node: &Node) -> Outcome {
                 Ok(number) => take_number(rule, number),
                 Err(_) => wrong(rule, "too many digits"),
             },
-            ValueType::Number | ValueType::Any | ValueType::Text => Outcome::Value(Value::Text(doc.text(digits).into())),
+            ValueType::Number | ValueType::Any | ValueType::Text => {
+                Outcome::Value(Value::Text(doc.text(digits).into()))
+            }
             ValueType::Flag => wrong(rule, "a large number"),
         },
         Kind::Text(text) => from_text(rule, doc.text(text), doc.untyped),
