@@ -186,6 +186,14 @@ fn two_keys_that_give_one_name_are_both_kept() {
 }
 
 #[test]
+fn an_empty_key_is_a_level_of_its_own() {
+    let mut decoder = own("field = [{ path = \"a\", name = \"a\" }, { path = '\"\".a', name = \"inner\" }]");
+    let mut batch = Batch::default();
+    decoder.decode(&frame("t/x", "{\"\":{\"a\":1},\"a\":2}"), NOW, &mut batch);
+    assert_eq!(format!("{:?}", values(&batch)), "[(\"inner\", Number(1.0)), (\"a\", Number(2.0))]");
+}
+
+#[test]
 fn prefixes_are_replaced_and_filters_not_taken() {
     let uses = [
         ProfileUse {
