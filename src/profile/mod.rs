@@ -351,6 +351,3 @@ fn collect(dir: &FilePath, depth: usize, files: &mut Vec<PathBuf>, errors: &mut 
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
