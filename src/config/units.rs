@@ -191,3 +191,49 @@ pub(super) fn clip(text: &str) -> String {
     }
     clipped
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn durations() {
+        for (text, us) in [
+            ("0", 0),
+            ("0s", 0),
+            ("100ms", 100_000),
+            ("1h30m", 5_400_000_000),
+            ("1h 30m", 5_400_000_000),
+            ("7d", 604_800_000_000),
+            ("1w", 604_800_000_000),
+        ] {
+            assert_eq!(parse_duration(text), Some(Duration::from_micros(us)), "{text}");
+        }
+        for text in ["", " ", "5", "s", "-5s", "1.5s", "5 minutes", "5S", "99999999999w", "1h30"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, bytes) in
+            [("0", 0), ("17", 17), ("17B", 17), ("512KiB", 512 << 10), ("2 GiB", 2 << 30), ("1MB", 1_000_000)]
+        {
+            assert_eq!(parse_size(text), Some(bytes), "{text}");
+        }
+        for text in ["", "GiB", "2G", "2gib", "-1", "1.5GiB", "99999999TiB", "1GiB1"] {
+            assert_eq!(parse_size(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(us in 0..u64::MAX / 2, bytes in 0..u64::MAX, line in proptest::collection::vec(any::<u8>(), 0..20)) {
+            let duration = Duration::from_micros(us);
+            prop_assert_eq!(parse_duration(&format_duration(duration)), Some(duration));
+            prop_assert_eq!(parse_size(&format_size(bytes)), Some(bytes));
+            prop_assert_eq!(unescape(&escape(&line)), Ok(line));
+        }
+    }
+}

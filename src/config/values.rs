@@ -192,3 +192,51 @@ pub(super) fn topic(text: &str, placeholders: &[&str], layout: Layout) -> Result
     }
     Ok(text.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broker_addresses() {
+        let url = |text: &str| mqtt_url(text).ok().map(|url| (url.tls, url.host, url.port));
+        for (text, tls, host, port) in [
+            ("mqtt://broker", false, "broker", 1883),
+            ("mqtts://broker.example.net", true, "broker.example.net", 8883),
+            ("mqtt://192.168.1.10:1884/", false, "192.168.1.10", 1884),
+            ("mqtt://[::1]", false, "::1", 1883),
+            ("mqtt://[fe80::1]:1", false, "fe80::1", 1),
+        ] {
+            assert_eq!(url(text), Some((tls, host.to_owned(), port)), "{text}");
+            assert_eq!(url(&format_mqtt_url(tls, host, port)), Some((tls, host.to_owned(), port)), "{text}");
+        }
+        for text in [
+            "broker",
+            "tcp://broker",
+            "mqtt://",
+            "mqtt://:1883",
+            "mqtt://a/b",
+            "mqtt://a:",
+            "mqtt://a:+1",
+            "mqtt://a:0",
+            "mqtt://::1",
+            "mqtt://[a]",
+            "mqtt://u@a",
+            "mqtt://a b",
+        ] {
+            assert_eq!(url(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn topic_templates() {
+        let reading = |text: &str, layout| topic(text, &READING_PLACEHOLDERS, layout).is_ok();
+        for text in ["iot.readings", "{kind}", "a.{gateway}.{device}_{profile}-x", &"x".repeat(249)] {
+            assert!(reading(text, Layout::Wide), "{text}");
+        }
+        assert!(reading("iot.{measurement}", Layout::Narrow));
+        for text in ["", "a b", "a/b", "{}", "{ kind }", "{kind", "kind}", "}{", ".", "..", "é", &"x".repeat(250)] {
+            assert!(!reading(text, Layout::Narrow), "{text}");
+        }
+    }
+}
