@@ -132,6 +132,9 @@ async fn hello(settings: &config::Mqtt, client_id: &str) -> Result<(Stream, Deco
             Some(Packet::ConnAck(ack)) => return Ok((stream, decoder, ack)),
             Some(Packet::Disconnect { reason, .. }) => return Err(ConnectionError::Disconnected(reason)),
             Some(other) => return Err(ConnectionError::NoConnAck(other.name().to_owned())),
+            None if !wire::may_be_a_broker(&stream.input) => {
+                return Err(ConnectionError::NoConnAck("something that is not MQTT".to_owned()));
+            }
             None => {}
         }
         stream.make_room(decoder.room(&stream.input));

@@ -10,6 +10,7 @@
 //! Invariants: nothing here awaits the disk; whatever the broker does, the source tries again and says so once; memory is
 //! bounded by the budget of the source and the limit for one packet.
 
+use std::io;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
@@ -79,15 +80,9 @@ pub async fn run(
         durable,
         stop,
     };
-    let (done, finished) = oneshot::channel();
-    let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let outcome = runtime.map(|runtime| runtime.block_on(stay_connected(source)));
-        let _ = done.send(outcome);
-    });
-    let failed = match thread {
+    let failed = match start(source) {
         Err(error) => format!("its thread cannot be started: {error}"),
-        Ok(_) => match finished.await {
+        Ok(finished) => match finished.await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => format!("its runtime cannot be started: {error}"),
             Err(_) => "its thread panicked, which is a defect: please report it".to_owned(),
@@ -95,6 +90,16 @@ pub async fn run(
     };
     tracing::error!(source = name, "the source has ended: {failed}");
     link.down(failed);
+}
+
+/// Starts the source's thread; what is given tells when it has ended.
+fn start<S: Sink + Send + 'static>(source: Source<S>) -> io::Result<oneshot::Receiver<io::Result<()>>> {
+    let (done, finished) = oneshot::channel();
+    std::thread::Builder::new().name(source.settings.name.clone()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let _ = done.send(runtime.map(|runtime| runtime.block_on(stay_connected(source))));
+    })?;
+    Ok(finished)
 }
 
 /// Connects again and again until the gateway stops.

@@ -22,7 +22,8 @@ const OVERSIZE_HEAD_BYTES: usize = 2 + 65_535 + 2 + 32 * 1024 + DeadLetter::PAYL
 /// Packets other than PUBLISH are this long at most, however small the limit for messages is.
 const CONTROL_BYTES_MAX: usize = 64 * 1024;
 
-/// The packet type of PUBLISH and of DISCONNECT (MQTT 3.1.1 and 5, section 2.1.2).
+/// Packet types (MQTT 3.1.1 and 5, section 2.1.2).
+const CONNACK: u8 = 2;
 const PUBLISH: u8 = 3;
 const DISCONNECT: u8 = 14;
 
@@ -104,6 +105,11 @@ pub(super) enum WireError {
     /// A packet that does not parse.
     #[error("the broker sent a malformed packet of type {packet_type} ({length} bytes): {why}")]
     Malformed { packet_type: u8, length: usize, why: String },
+}
+
+/// Whether what was read first can be a broker's answer to CONNECT: anything else would be waited for in vain.
+pub(super) fn may_be_a_broker(buffer: &[u8]) -> bool {
+    buffer.first().is_none_or(|first| [CONNACK << 4, DISCONNECT << 4].contains(first))
 }
 
 /// Takes packets out of what was read.
