@@ -3,9 +3,9 @@
 //! A connection loop of our own over rumqttc's codec, because its event loop can neither coalesce reads, nor stop
 //! reading while pings and acknowledgements go on, nor read past a packet that is too large.
 //!
-//! - [`wire`]: bytes to packets and back, for both versions; the only file that names rumqttc;
-//! - [`session`], with [`receipts`], [`subscriptions`] and [`retained`]: what follows from a packet, without I/O;
-//! - [`stream`], [`tls`]: the socket; [`connection`]: the driver; [`backoff`], [`outage`]: between connections.
+//! - `decoder`, `wire`: bytes to packets and back, for both versions; only `wire` names rumqttc;
+//! - `session`, with `receipts`, `subscriptions` and `retained`: what follows from a packet, without I/O;
+//! - `stream`, `tls`: the socket; `connection`: the driver; `backoff`, `outage`: between connections.
 //!
 //! Invariants: nothing here awaits the disk; whatever the broker does, the source tries again and says so once; memory is
 //! bounded by the budget of the source and the limit for one packet.
@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 
 use crate::clock;
-use crate::config::{self, MqttVersion};
+use crate::config;
 use crate::counters::Counters;
 use crate::intake::Intake;
 use crate::reading::{Frames, Receipt};
@@ -29,6 +29,7 @@ use self::session::Session;
 
 mod backoff;
 mod connection;
+mod decoder;
 mod outage;
 mod receipts;
 mod retained;
@@ -59,8 +60,8 @@ impl Sink for Intake {
 /// Subscribes to a broker and hands its messages to `intake` until `stop` says so (or is dropped); then it acknowledges
 /// what becomes durable within five seconds and takes leave. Errors are retried for ever and shown in `link`.
 ///
-/// The source has a thread of its own, because it sleeps between reads (see [`connection`]); the future only waits for
-/// that thread.
+/// The source has a thread of its own, because it sleeps between reads to let messages gather; the future only
+/// waits for that thread.
 pub async fn run(
     settings: config::Mqtt,
     client_id: String,
@@ -119,10 +120,10 @@ async fn stay_connected<S: Sink>(mut source: Source<S>) {
         let closed = matches!(error, ConnectionError::Closed | ConnectionError::Io(_));
         short_lived = if closed && lasted < SHORT_LIVED { short_lived + 1 } else { 0 };
         let mut why = error.to_string();
-        if short_lived >= 3 && source.settings.version == MqttVersion::V4 {
+        if short_lived >= 3 {
+            // 3.1.1 never tells, and mosquitto 2.0 does not with 5 either.
             why.push_str(&format!(
-                ", for the {short_lived}th time in a row; MQTT 3.1.1 does not tell why: does another client use the \
-                 client id {:?}?",
+                ", {short_lived} times in a row, and does not say why: does another client use the client id {:?}?",
                 source.client_id
             ));
         }

@@ -157,6 +157,19 @@ fn a_silent_broker_is_given_up() {
 }
 
 #[test]
+fn a_session_that_was_taken_over_is_named_and_not_fought_for() {
+    let port = false_broker(|mut socket| {
+        socket.write_all(&[0x20, 3, 1, 0, 0, 0xe0, 1, 0x8e]).unwrap();
+        let _ = socket.read_to_end(&mut Vec::new());
+    });
+    let rig = Rig::start(settings(MqttVersion::V5, port), "twice", Commits::Always, &["t"]);
+    rig.wait_down("another client has connected with the client id \"twice\"");
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(rig.count(Count::ConnectionErrors), 1, "no haste to take it back");
+    rig.stop();
+}
+
+#[test]
 fn what_is_not_mqtt_is_said_to_be_so() {
     let port = false_broker(|mut socket| {
         socket.write_all(b"HTTP/1.1 400 Bad Request\r\n").unwrap();
