@@ -21,11 +21,12 @@ use crate::clock;
 use crate::config;
 
 use super::Sink;
+use super::decoder::{self, Decoder, WireError};
 use super::outage::Outage;
 use super::session::Session;
 use super::stream::{Socket, Stream, Turn};
 use super::tls::{self, TlsError};
-use super::wire::{self, Ack, ConnAck, Decoder, Packet, WireError};
+use super::wire::{self, Ack, ConnAck, Packet};
 
 /// How long the way to a CONNACK may take: connecting, the TLS handshake, the broker's answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -132,6 +133,9 @@ async fn hello(settings: &config::Mqtt, client_id: &str) -> Result<(Stream, Deco
             Some(Packet::ConnAck(ack)) => return Ok((stream, decoder, ack)),
             Some(Packet::Disconnect { reason, .. }) => return Err(ConnectionError::Disconnected(reason)),
             Some(other) => return Err(ConnectionError::NoConnAck(other.name().to_owned())),
+            None if !decoder::may_be_a_broker(&stream.input) => {
+                return Err(ConnectionError::NoConnAck("something that is not MQTT".to_owned()));
+            }
             None => {}
         }
         stream.make_room(decoder.room(&stream.input));
@@ -283,7 +287,7 @@ impl<'a, S: Sink> Connection<'a, S> {
                     self.source.outage.up(clock::instant(), subscriptions.trouble());
                 }
             }
-            Packet::PubRel { id } => wire::ack(Ack::PubComp(id), &mut self.stream.output)?,
+            Packet::PubRel { id } => wire::ack(Ack::Complete(id), &mut self.stream.output)?,
             Packet::Disconnect { taken_over: true, .. } => {
                 return Err(ConnectionError::TakenOver(self.source.client_id.clone()));
             }

@@ -3,19 +3,20 @@
 //! A connection loop of our own over rumqttc's codec, because its event loop can neither coalesce reads, nor stop
 //! reading while pings and acknowledgements go on, nor read past a packet that is too large.
 //!
-//! - [`wire`]: bytes to packets and back, for both versions; the only file that names rumqttc;
-//! - [`session`], with [`receipts`], [`subscriptions`] and [`retained`]: what follows from a packet, without I/O;
-//! - [`stream`], [`tls`]: the socket; [`connection`]: the driver; [`backoff`], [`outage`]: between connections.
+//! - `decoder`, `wire`: bytes to packets and back, for both versions; only `wire` names rumqttc;
+//! - `session`, with `receipts`, `subscriptions` and `retained`: what follows from a packet, without I/O;
+//! - `stream`, `tls`: the socket; `connection`: the driver; `backoff`, `outage`: between connections.
 //!
 //! Invariants: nothing here awaits the disk; whatever the broker does, the source tries again and says so once; memory is
 //! bounded by the budget of the source and the limit for one packet.
 
+use std::io;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 
 use crate::clock;
-use crate::config::{self, MqttVersion};
+use crate::config;
 use crate::counters::Counters;
 use crate::intake::Intake;
 use crate::reading::{Frames, Receipt};
@@ -28,6 +29,7 @@ use self::session::Session;
 
 mod backoff;
 mod connection;
+mod decoder;
 mod outage;
 mod receipts;
 mod retained;
@@ -58,8 +60,8 @@ impl Sink for Intake {
 /// Subscribes to a broker and hands its messages to `intake` until `stop` says so (or is dropped); then it acknowledges
 /// what becomes durable within five seconds and takes leave. Errors are retried for ever and shown in `link`.
 ///
-/// The source has a thread of its own, because it sleeps between reads (see [`connection`]); the future only waits for
-/// that thread.
+/// The source has a thread of its own, because it sleeps between reads to let messages gather; the future only
+/// waits for that thread.
 pub async fn run(
     settings: config::Mqtt,
     client_id: String,
@@ -79,15 +81,9 @@ pub async fn run(
         durable,
         stop,
     };
-    let (done, finished) = oneshot::channel();
-    let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let outcome = runtime.map(|runtime| runtime.block_on(stay_connected(source)));
-        let _ = done.send(outcome);
-    });
-    let failed = match thread {
+    let failed = match start(source) {
         Err(error) => format!("its thread cannot be started: {error}"),
-        Ok(_) => match finished.await {
+        Ok(finished) => match finished.await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => format!("its runtime cannot be started: {error}"),
             Err(_) => "its thread panicked, which is a defect: please report it".to_owned(),
@@ -95,6 +91,16 @@ pub async fn run(
     };
     tracing::error!(source = name, "the source has ended: {failed}");
     link.down(failed);
+}
+
+/// Starts the source's thread; what is given tells when it has ended.
+fn start<S: Sink + Send + 'static>(source: Source<S>) -> io::Result<oneshot::Receiver<io::Result<()>>> {
+    let (done, finished) = oneshot::channel();
+    std::thread::Builder::new().name(source.settings.name.clone()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let _ = done.send(runtime.map(|runtime| runtime.block_on(stay_connected(source))));
+    })?;
+    Ok(finished)
 }
 
 /// Connects again and again until the gateway stops.
@@ -114,10 +120,10 @@ async fn stay_connected<S: Sink>(mut source: Source<S>) {
         let closed = matches!(error, ConnectionError::Closed | ConnectionError::Io(_));
         short_lived = if closed && lasted < SHORT_LIVED { short_lived + 1 } else { 0 };
         let mut why = error.to_string();
-        if short_lived >= 3 && source.settings.version == MqttVersion::V4 {
+        if short_lived >= 3 {
+            // 3.1.1 never tells, and mosquitto 2.0 does not with 5 either.
             why.push_str(&format!(
-                ", for the {short_lived}th time in a row; MQTT 3.1.1 does not tell why: does another client use the \
-                 client id {:?}?",
+                ", {short_lived} times in a row, and does not say why: does another client use the client id {:?}?",
                 source.client_id
             ));
         }

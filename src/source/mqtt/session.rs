@@ -119,7 +119,7 @@ impl Session {
             return;
         }
         // QoS 2 is never asked for; a session that someone else had subscribed with it may bring it all the same.
-        let ack = if publish.qos == 1 { Ack::PubAck(publish.id) } else { Ack::PubRec(publish.id) };
+        let ack = if publish.qos == 1 { Ack::Taken(publish.id) } else { Ack::Received(publish.id) };
         let receipt = Receipt { packet_id: publish.id, hash: hash(topic, &publish.payload) };
         let known = self.receipts.recognise(receipt, publish.dup);
         let mut new_receipt = None;

@@ -4,8 +4,9 @@ use bytes::{BufMut, BytesMut};
 
 use super::*;
 use crate::config::{MqttVersion, Retained};
+use crate::source::mqtt::decoder::Decoder;
 use crate::source::mqtt::tests::settings;
-use crate::source::mqtt::wire::{Decoder, Packet};
+use crate::source::mqtt::wire::Packet;
 
 /// A sink that numbers what it gets.
 #[derive(Default)]
@@ -80,7 +81,7 @@ fn publish(flags: u8, id: u16, payload: &str) -> Publish {
 }
 
 fn acks(ids: impl IntoIterator<Item = u16>) -> Vec<Ack> {
-    ids.into_iter().map(Ack::PubAck).collect()
+    ids.into_iter().map(Ack::Taken).collect()
 }
 
 #[test]
@@ -155,7 +156,7 @@ fn qos_2_is_answered_with_pubrec_once_durable() {
     let mut rig = Rig::new(|_| {});
     rig.read(&[(0b0100, 1, "a"), (QOS1, 2, "b")]);
     assert_eq!(rig.due(0), []);
-    assert_eq!(rig.due(1), [Ack::PubRec(1), Ack::PubAck(2)]);
+    assert_eq!(rig.due(1), [Ack::Received(1), Ack::Taken(2)]);
 }
 
 #[test]

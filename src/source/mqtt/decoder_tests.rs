@@ -159,8 +159,13 @@ fn refusals_are_words() {
 
 #[test]
 fn a_length_of_five_bytes_is_not_mqtt() {
-    assert_eq!(decode(MqttVersion::V4, 1000, b"HTTP/1.1".as_slice(), 8).unwrap_err().to_string().is_empty(), false);
     assert_eq!(decode(MqttVersion::V4, 1000, &[0x30, 0xff, 0xff, 0xff, 0xff], 5).unwrap_err(), WireError::Length);
+}
+
+#[test]
+fn what_is_no_broker_is_known_by_its_first_byte() {
+    assert!(may_be_a_broker(b"") && may_be_a_broker(&[0x20, 2, 0]) && may_be_a_broker(&[0xe0, 0]));
+    assert!(!may_be_a_broker(b"HTTP/1.1 400 Bad Request"));
 }
 
 #[test]
