@@ -172,9 +172,8 @@ async fn a_refused_dead_letter_is_counted_and_let_go() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_that_nobody_knows_parks_in_the_end() {
     let memory = filled(200);
-    let (uplink, seen) = start(&memory, |sent, _, _| {
-        if sent < 2_000 { Answer::Fail(Remedy::Again, "Odd") } else { Answer::Ok }
-    });
+    let (uplink, seen) =
+        start(&memory, |sent, _, _| if sent < 2_000 { Answer::Fail(Remedy::Again, "Odd") } else { Answer::Ok });
     uplink.until("parked", |uplink| uplink.link().detail.contains("parked: topic iot.zigbee2mqtt (Odd)")).await;
     seen.lock().unwrap().sent = 2_000;
     uplink.until_delivered(200).await;

@@ -42,14 +42,8 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(crate) fn new(chunk: usize) -> Self {
-        let inner = Inner {
-            records: Vec::new(),
-            read: 0,
-            delivered: BTreeSet::new(),
-            twice: Vec::new(),
-            rewinds: 0,
-            calls: 0,
-        };
+        let inner =
+            Inner { records: Vec::new(), read: 0, delivered: BTreeSet::new(), twice: Vec::new(), rewinds: 0, calls: 0 };
         Self { inner: Arc::new(Mutex::new(inner)), wake: Arc::default(), durable: watch::channel(0).0, chunk }
     }
 
@@ -98,7 +92,9 @@ impl Memory {
     pub(crate) fn letters(&self) -> Vec<DeadLetter> {
         let inner = self.lock();
         let records = inner.records.iter().flat_map(|batch| &batch.records);
-        records.filter_map(|record| if let Record::DeadLetter(letter) = record { Some((**letter).clone()) } else { None }).collect()
+        records
+            .filter_map(|record| if let Record::DeadLetter(letter) = record { Some((**letter).clone()) } else { None })
+            .collect()
     }
 }
 
@@ -231,7 +227,12 @@ pub(crate) struct Uplink {
 }
 
 impl Uplink {
-    pub(crate) fn start<C: Connect + Send + 'static>(memory: &Memory, settings: Kafka, connect: C, tuning: Tuning) -> Self
+    pub(crate) fn start<C: Connect + Send + 'static>(
+        memory: &Memory,
+        settings: Kafka,
+        connect: C,
+        tuning: Tuning,
+    ) -> Self
     where
         C::Sink: 'static,
     {

@@ -178,7 +178,8 @@ async fn the_narrow_layout_delivers_a_reading_when_all_its_values_are() {
     let value = tidegate::reading::Value::Number;
     for number in 0..50 {
         let text = tidegate::reading::Value::Text("on".into());
-        memory.push(reading("kitchen", 0, 2), vec![field("temperature", value(f64::from(number))), field("state", text)]);
+        memory
+            .push(reading("kitchen", 0, 2), vec![field("temperature", value(f64::from(number))), field("state", text)]);
     }
     let uplink = start_with(&cluster, &memory, |settings| {
         settings.layout = Layout::Narrow;
