@@ -14,7 +14,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use super::source::Chunk;
 use super::time::rfc3339;
 use crate::config::{self, Format, Layout, Timestamp};
-use crate::outbox::record::to_cbor;
+use crate::outbox::to_cbor;
 use crate::reading::{DeadLetter, DeviceState, Field, Gap, Reading, Record, Stamp, StreamEnd, Value};
 
 /// The version of the records' shape: fields are only ever added; a change of meaning raises it.
