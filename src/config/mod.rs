@@ -1,9 +1,29 @@
 //! What the gateway is to do, validated and resolved: the file's own shape, defaults, secrets and error messages are
 //! the business of the modules below. Whoever holds a [`Config`] needs to check nothing again.
+//!
+//! Loading reads the configuration, the files of secrets, and the time zone database; it looks whether certificates are
+//! there. It touches no port, no network and nothing in the data directory, so that `tidegate check` may run anywhere.
+//!
+//! `loaded` goes through the file, `sources` and `sinks` read its sections, `section` reads one table and notes what
+//! nobody asked for, `values`, `units` and `secret` read single values, `errors` words what is wrong, `print` writes the
+//! outcome as a file again.
+
+mod errors;
+mod loaded;
+mod print;
+mod secret;
+mod section;
+mod sinks;
+mod sources;
+mod units;
+mod values;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use errors::{Errors, Place, Problem, nearest};
+pub use loaded::{Loaded, Purpose};
 
 /// A whole configuration.
 #[derive(Clone, Debug)]

@@ -1,6 +1,49 @@
-//! The outbox: the on-disk log. (API first; see the items.)
-use std::sync::Arc;
+//! The outbox: the on-disk log between the sources and the uplink.
+//!
+//! ```text
+//! append → (wait for others) → commit: chunks into a segment, fsync → durable: acknowledgements may leave
+//!                                        ↓
+//!                              reader → uplink → delivered → a segment with nothing left is deleted
+//! ```
+//!
+//! - [`record`]: records by column, as CBOR. [`chunk`]: compressed, with a CRC, at most 6 KiB.
+//! - [`segment`]: one small sled database. [`manifest`]: which segments exist.
+//! - [`recovery`]: what was left by the run before. [`writer`]: the thread that commits, rolls, releases and evicts.
+//! - [`reader`]: what waits, in order, for the uplink. [`progress`]: what of it is delivered.
+//!
+//! Invariants:
+//! - What [`Outbox::durable`] announces survives a power cut: it was fsynced in a segment that the manifest names.
+//! - Numbers of a stream begin at 1, have no gaps, and are never used twice: a stream is one lane of one run, and a run's
+//!   name is in the manifest before its first record is durable.
+//! - A record leaves the disk only after its delivery, or when it is given up, counted and declared by a gap record.
+//! - Memory is bounded by the pending appends (which the sources bound), the memory tail, and one loaded segment.
 
+mod chunk;
+mod manifest;
+mod progress;
+mod reader;
+mod record;
+mod recovery;
+mod segment;
+mod state;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use roaring::RoaringBitmap;
+use tokio::sync::watch;
+
+pub use self::reader::{ReadError, Reader};
+pub use self::record::to_cbor;
+pub use self::recovery::OpenError;
+use self::state::Shared;
+use crate::config;
+use crate::counters::Counters;
 use crate::reading::{Batch, Name, Receipt};
 
 /// Lanes, in falling priority.
@@ -27,6 +70,20 @@ impl Lane {
             Self::Raw => "raw",
         }
     }
+
+    /// Its place in [`Lane::ALL`].
+    pub(crate) fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its byte in keys and cursors. The order of the bytes is that of the priorities.
+    pub(crate) fn index_byte(self) -> u8 {
+        self as u8
+    }
+
+    pub(crate) fn from_byte(byte: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(byte)).copied()
+    }
 }
 
 /// Records as the uplink gets them: durable, numbered, of one lane of one run, in order.
@@ -42,92 +99,156 @@ pub struct Stored {
     pub first_seq: u64,
     /// The records.
     pub batch: Arc<Batch>,
+    /// Indexes of the records that are delivered already.
+    delivered: RoaringBitmap,
+    /// Keeps the segment from being evicted while records of it are in flight.
+    _pin: Option<Arc<()>>,
 }
 
 impl Stored {
+    /// Records of a stream, none of them delivered, that no segment holds: for trying out what comes after the outbox.
+    #[must_use]
+    pub fn detached(segment: u64, lane: Lane, stream: Name, first_seq: u64, batch: Arc<Batch>) -> Self {
+        Self { segment, lane, stream, first_seq, batch, delivered: RoaringBitmap::new(), _pin: None }
+    }
+
     /// Whether the record at `index` had been delivered before (after a rewind or a restart): it is to be skipped.
     #[must_use]
-    pub fn is_delivered(&self, _index: usize) -> bool {
-        unimplemented!()
-    }
-}
-
-/// The outbox of a running gateway. Cloning gives another handle.
-#[derive(Clone, Debug)]
-pub struct Outbox {}
-
-/// Why the outbox could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("reading the outbox: {0}")]
-pub struct ReadError(pub String);
-
-impl Outbox {
-    /// Takes all records out of `batch` and gives the number that [`Outbox::durable`] must reach until everything
-    /// appended so far is safe. Never blocks on the disk. An empty batch is allowed (its receipts are kept all the same).
-    pub fn append(&self, _lane: Lane, _batch: &mut Batch, _session: Option<&Name>, _receipts: &[Receipt]) -> u64 {
-        unimplemented!()
-    }
-
-    /// The highest append number that is safe.
-    #[must_use]
-    pub fn durable(&self) -> tokio::sync::watch::Receiver<u64> {
-        unimplemented!()
-    }
-
-    /// Starts a commit now: many messages wait for their acknowledgement, or the gateway is stopping.
-    pub fn hurry(&self) {
-        unimplemented!()
-    }
-
-    /// Receipts of that session which earlier runs had stored and whose acknowledgement the broker may not have seen.
-    #[must_use]
-    pub fn known_receipts(&self, _session: &str) -> Vec<Receipt> {
-        unimplemented!()
-    }
-
-    /// The one reader, for the uplink.
-    #[must_use]
-    pub fn reader(&self) -> Reader {
-        unimplemented!()
-    }
-
-    /// Kafka has acknowledged these records of a segment: numbers in the lane's stream.
-    pub fn delivered(&self, _segment: u64, _lane: Lane, _seqs: &[u64]) {
-        unimplemented!()
-    }
-
-    /// Records stored and not delivered.
-    #[must_use]
-    pub fn backlog(&self) -> Backlog {
-        unimplemented!()
+    pub fn is_delivered(&self, index: usize) -> bool {
+        !self.delivered.is_empty() && u32::try_from(index).is_ok_and(|index| self.delivered.contains(index))
     }
 }
 
 /// What waits in the outbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backlog {
-    /// Records.
+    /// Records stored or about to be, and not delivered.
     pub records: u64,
     /// Bytes on disk.
     pub bytes: u64,
-    /// When the oldest was received, by the wall clock of then.
+    /// Segments on disk.
+    pub segments: u64,
+    /// When the oldest was received, by the wall clock of then (ms).
     pub oldest_ms: Option<i64>,
 }
 
-/// Reads what waits, lane by lane in priority, oldest first. Durable records only.
+/// What [`Outbox::open`] needs besides the configuration.
 #[derive(Debug)]
-pub struct Reader {}
+pub struct Options {
+    /// The gateway's data directory; the outbox is `outbox` in it.
+    pub data_dir: PathBuf,
+    /// Receipts to keep for each MQTT session: the largest in-flight limit of any source.
+    pub receipts_max: usize,
+    /// Identifies the machine; empty if unknown.
+    pub machine: String,
+}
 
-impl Reader {
-    /// The next records, or waits until there are some. Blocks its caller's task only, never the thread for long. What
-    /// it gave is not given again until [`Reader::rewind`]. The segment of a [`Stored`] that is still held somewhere is
-    /// not evicted. Cancel-safe.
-    pub async fn next(&mut self) -> Result<Arc<Stored>, ReadError> {
-        unimplemented!()
+/// The outbox of a running gateway. Cloning gives another handle.
+#[derive(Clone, Debug)]
+pub struct Outbox {
+    shared: Arc<Shared>,
+}
+
+/// Ends the outbox: commits what is pending and says that the stop was clean.
+#[derive(Debug)]
+pub struct Closer {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+impl Outbox {
+    /// Opens or makes the outbox below `options.data_dir` and starts its thread. Opens the newest segment only, so it
+    /// takes as long for 100 GB as for 1 MB.
+    ///
+    /// # Errors
+    /// When another gateway uses the directory, when it cannot be read or written, or when a later release wrote it.
+    /// Damage is no error: it is quarantined and counted.
+    pub fn open(
+        settings: &config::Outbox,
+        options: &Options,
+        counters: &Counters,
+    ) -> Result<(Self, Closer), OpenError> {
+        let (shared, writer) = recovery::open(settings, options, counters)?;
+        let shared = Arc::new(shared);
+        let thread = writer.start(Arc::clone(&shared)).map_err(OpenError::Thread)?;
+        Ok((Self { shared: Arc::clone(&shared) }, Closer { shared, thread }))
     }
 
-    /// Begins again with the oldest record that is not delivered.
-    pub fn rewind(&mut self) {
-        unimplemented!()
+    /// Takes all records out of `batch` and gives the number that [`Outbox::durable`] must reach until everything
+    /// appended so far is safe. Never blocks on the disk. An empty batch is allowed (its receipts are kept all the same).
+    pub fn append(&self, lane: Lane, batch: &mut Batch, session: Option<&Name>, receipts: &[Receipt]) -> u64 {
+        self.shared.append(lane, batch, session, receipts)
+    }
+
+    /// The highest append number that is safe.
+    #[must_use]
+    pub fn durable(&self) -> watch::Receiver<u64> {
+        self.shared.durable.subscribe()
+    }
+
+    /// Starts a commit now: many messages wait for their acknowledgement, or the gateway is stopping.
+    pub fn hurry(&self) {
+        self.shared.hurry();
+    }
+
+    /// Receipts of that session which earlier runs had stored and whose acknowledgement the broker may not have seen.
+    #[must_use]
+    pub fn known_receipts(&self, session: &str) -> Vec<Receipt> {
+        self.shared.known_receipts(session)
+    }
+
+    /// The one reader, for the uplink.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader::new(Arc::clone(&self.shared))
+    }
+
+    /// Kafka has acknowledged these records of a segment: numbers in the lane's stream.
+    pub fn delivered(&self, segment: u64, lane: Lane, seqs: &[u64]) {
+        self.shared.delivered(segment, lane, seqs);
+    }
+
+    /// What waits.
+    #[must_use]
+    pub fn backlog(&self) -> Backlog {
+        self.shared.backlog()
+    }
+
+    /// The run's name; streams are named after it.
+    #[must_use]
+    pub fn run(&self) -> &str {
+        &self.shared.run
+    }
+
+    /// Made with the data directory and renewed when it finds itself on another machine: so that no two installations
+    /// share an MQTT session.
+    #[must_use]
+    pub fn installation(&self) -> &str {
+        &self.shared.installation
+    }
+
+    /// For how long the commit that is going on has been going on: a disk that hangs shows here and nowhere else.
+    #[must_use]
+    pub fn commit_age(&self, now: Instant) -> Option<Duration> {
+        self.shared.lock().commit_started.map(|started| now.saturating_duration_since(started))
     }
 }
+
+impl Closer {
+    /// Commits what is pending, notes how far the uplink came, and ends the outbox's thread. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the last commit could not be made: what was not durable stays unacknowledged at the broker.
+    pub fn close(self) -> Result<(), CloseError> {
+        self.shared.close();
+        // The thread's own panics end the process, so joining cannot fail.
+        let _ = self.thread.join();
+        self.shared.unlock();
+        if self.shared.lock().pending_is_empty() { Ok(()) } else { Err(CloseError) }
+    }
+}
+
+/// The last records could not be made durable.
+#[derive(Debug, thiserror::Error)]
+#[error("the last records could not be stored; they were not acknowledged, so the brokers will send them again")]
+pub struct CloseError;

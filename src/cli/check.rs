@@ -1,0 +1,41 @@
+//! `tidegate check`: says whether a configuration is fit to run, without touching a port, the network or the data
+//! directory.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::config::{Loaded, Problem, Purpose};
+
+/// The exit code for a configuration that is wrong.
+const WRONG: u8 = 2;
+
+/// Checks `path`, together with `further` checks that know more than the file (profiles); with `print` it also shows the
+/// configuration as it will be used. Ends with 0 if all is well, with 2 if not, with 1 if the outcome could not be written.
+pub fn run(path: &Path, print: bool, further: impl FnOnce(&Loaded) -> Vec<Problem>) -> ExitCode {
+    report(path, print, further, &mut std::io::stdout().lock(), &mut std::io::stderr().lock())
+}
+
+/// The same, written to where a test can read it.
+pub fn report(
+    path: &Path,
+    print: bool,
+    further: impl FnOnce(&Loaded) -> Vec<Problem>,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> ExitCode {
+    let checked = Loaded::load(path, Purpose::Run).and_then(|loaded| {
+        let problems = further(&loaded);
+        if problems.is_empty() { Ok(loaded) } else { Err(loaded.errors(problems)) }
+    });
+    let (code, written) = match checked {
+        Ok(loaded) if print => (ExitCode::SUCCESS, write!(out, "{}", loaded.print()).and_then(|()| out.flush())),
+        Ok(_) => (ExitCode::SUCCESS, writeln!(out, "{}: all is well", path.display()).and_then(|()| out.flush())),
+        Err(errors) => (ExitCode::from(WRONG), writeln!(err, "{errors}")),
+    };
+    match written {
+        // Whoever closed the pipe (`check --print | head`) has seen enough.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+        _ => code,
+    }
+}

@@ -1,0 +1,3 @@
+//! The subcommands of the `tidegate` command.
+
+pub mod check;

@@ -1,0 +1,242 @@
+//! Writes a configuration as a file again: everything resolved, every default written out, and of secrets where they
+//! come from. What it writes can be loaded, and gives the same.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use super::secret::Origin;
+use super::units::{escape, format_duration, format_size};
+use super::{
+    Compression, Format, Kafka, Layout, Loaded, Mqtt, MqttVersion, Outbox, Parity, Retained, Serial, Timestamp, Tls,
+    WhenFull, values,
+};
+
+/// A file being written. Writing to a `String` cannot fail.
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, head: &str) {
+        let gap = if self.0.is_empty() { "" } else { "\n" };
+        let _ = writeln!(self.0, "{gap}[{head}]");
+    }
+
+    fn line(&mut self, key: &str, value: impl std::fmt::Display) {
+        let _ = writeln!(self.0, "{key} = {value}");
+    }
+
+    fn text(&mut self, key: &str, text: &str) {
+        self.line(key, quoted(text));
+    }
+
+    fn optional(&mut self, key: &str, text: Option<&str>) {
+        if let Some(text) = text {
+            self.text(key, text);
+        }
+    }
+
+    fn path(&mut self, key: &str, path: &Path) {
+        self.text(key, &path.to_string_lossy());
+    }
+
+    fn duration(&mut self, key: &str, duration: Duration) {
+        self.text(key, &format_duration(duration));
+    }
+
+    fn size(&mut self, key: &str, bytes: u64) {
+        self.text(key, &format_size(bytes));
+    }
+}
+
+/// As a TOML string that no variable is looked for in.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.replace("${", "$${").chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if c.is_control() => {
+                let _ = write!(out, "\\u{:04X}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+fn list<'a>(items: impl IntoIterator<Item = &'a String>) -> String {
+    let items: Vec<String> = items.into_iter().map(|item| quoted(item)).collect();
+    format!("[{}]", items.join(", "))
+}
+
+fn inline(pairs: &[(&str, String)]) -> String {
+    let pairs: Vec<String> = pairs.iter().map(|(key, value)| format!("{key} = {value}")).collect();
+    if pairs.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", pairs.join(", ")) }
+}
+
+fn tls(tls: &Tls) -> String {
+    let files = [("ca", &tls.ca), ("certificate", &tls.certificate), ("key", &tls.key)];
+    let pairs: Vec<_> = files
+        .into_iter()
+        .filter_map(|(key, path)| path.as_ref().map(|path| (key, quoted(&path.to_string_lossy()))))
+        .collect();
+    inline(&pairs)
+}
+
+impl Loaded {
+    /// The configuration as a file, with all that was left to defaults and without secrets.
+    #[must_use]
+    pub fn print(&self) -> String {
+        let mut page = Page(String::new());
+        let gateway = &self.config.gateway;
+        page.head("gateway");
+        page.text("id", &gateway.id);
+        let labels: Vec<_> = gateway.labels.iter().map(|(name, label)| (name.as_str(), quoted(label))).collect();
+        page.line("labels", inline(&labels));
+        page.path("data_dir", &gateway.data_dir);
+        page.path("profiles_dir", &gateway.profiles_dir);
+        page.duration("stop_timeout", gateway.stop_timeout);
+        for mqtt in &self.config.mqtt {
+            self.mqtt(&mut page, mqtt);
+        }
+        for source in &self.config.serial {
+            serial(&mut page, source);
+        }
+        outbox(&mut page, &self.config.outbox);
+        // Without brokers there was no [kafka], which only showing readings admits.
+        if !self.config.kafka.brokers.is_empty() {
+            self.kafka(&mut page, &self.config.kafka);
+        }
+        page.0
+    }
+
+    /// Where the secret of a key comes from.
+    fn origin(&self, key: &str) -> String {
+        match self.origins.get(key) {
+            Some(Origin::File(name)) => inline(&[("file", quoted(name))]),
+            Some(Origin::Env(name)) => inline(&[("env", quoted(name))]),
+            None => "{}".to_owned(),
+        }
+    }
+
+    fn mqtt(&self, page: &mut Page, mqtt: &Mqtt) {
+        page.head(&mqtt.name);
+        page.text("url", &values::format_mqtt_url(mqtt.tls.is_some(), &mqtt.host, mqtt.port));
+        if let Some(files) = &mqtt.tls {
+            page.line("tls", tls(files));
+        }
+        page.text("version", if mqtt.version == MqttVersion::V5 { "5" } else { "3.1.1" });
+        page.optional("client_id", mqtt.client_id.as_deref());
+        page.optional("user", mqtt.user.as_deref());
+        if mqtt.password.is_some() {
+            page.line("password", self.origin(&format!("{}.password", mqtt.name)));
+        }
+        let profiles: Vec<String> = mqtt
+            .profiles
+            .iter()
+            .map(|profile| {
+                let mut pairs = vec![("id", quoted(&profile.id))];
+                pairs.extend(profile.prefix.iter().map(|prefix| ("prefix", quoted(prefix))));
+                if !profile.exclude.is_empty() {
+                    pairs.push(("exclude", list(&profile.exclude)));
+                }
+                if pairs.len() == 1 { quoted(&profile.id) } else { inline(&pairs) }
+            })
+            .collect();
+        page.line("profiles", format!("[{}]", profiles.join(", ")));
+        page.line("qos", mqtt.qos);
+        page.duration("keep_alive", mqtt.keep_alive);
+        page.duration("session_expiry", mqtt.session_expiry);
+        page.line("in_flight_max", mqtt.in_flight_max);
+        page.size("packet_max", mqtt.packet_bytes_max as u64);
+        let retained = match mqtt.retained {
+            Retained::Drop => "drop",
+            Retained::First => "first",
+            Retained::Keep => "keep",
+        };
+        page.text("retained", retained);
+        page.optional("time_zone", mqtt.time_zone.as_deref());
+        page.duration("read_interval", mqtt.read_interval);
+        page.size("memory_max", mqtt.memory_bytes_max as u64);
+        page.line("drop_qos0", mqtt.drop_qos0);
+    }
+
+    fn kafka(&self, page: &mut Page, kafka: &Kafka) {
+        page.head("kafka");
+        page.line("brokers", list(&kafka.brokers));
+        match &kafka.tls {
+            Some(files) => page.line("tls", tls(files)),
+            None => page.line("tls", false),
+        }
+        if let Some(sasl) = &kafka.sasl {
+            let pairs = [
+                ("mechanism", quoted(sasl.mechanism.as_str())),
+                ("user", quoted(&sasl.user)),
+                ("password", self.origin("kafka.sasl.password")),
+            ];
+            page.line("sasl", inline(&pairs));
+        }
+        let topics = [("reading", quoted(&kafka.topics.reading)), ("dead_letter", quoted(&kafka.topics.dead_letter))];
+        page.line("topics", inline(&topics));
+        let layout = match kafka.layout {
+            Layout::Wide => "wide",
+            Layout::Narrow => "narrow",
+            Layout::Flat => "flat",
+        };
+        page.text("layout", layout);
+        page.text("format", if kafka.format == Format::Json { "json" } else { "cbor" });
+        page.text("timestamp", if kafka.timestamp == Timestamp::Send { "send" } else { "event" });
+        let compression = match kafka.compression {
+            Compression::None => "none",
+            Compression::Gzip => "gzip",
+            Compression::Lz4 => "lz4",
+            Compression::Zstd => "zstd",
+        };
+        page.text("compression", compression);
+        page.duration("linger", kafka.linger);
+        page.head("kafka.advanced");
+        page.line("in_flight_max", kafka.in_flight_max);
+        page.size("in_flight_bytes", kafka.in_flight_bytes_max as u64);
+        page.duration("reconnect_max", kafka.reconnect_max);
+    }
+}
+
+fn serial(page: &mut Page, serial: &Serial) {
+    page.head(&serial.name);
+    page.path("port", &serial.port);
+    page.text("profile", &serial.profile);
+    page.text("device", &serial.device);
+    // What is left out here comes from the profile.
+    if let Some(baud) = serial.baud {
+        page.line("baud", baud);
+    }
+    if let Some(bits) = serial.data_bits {
+        page.line("data_bits", bits);
+    }
+    let parity = serial.parity.map(|parity| match parity {
+        Parity::None => "none",
+        Parity::Odd => "odd",
+        Parity::Even => "even",
+    });
+    page.optional("parity", parity);
+    if let Some(bits) = serial.stop_bits {
+        page.line("stop_bits", bits);
+    }
+    page.optional("delimiter", serial.delimiter.as_deref().map(escape).as_deref());
+    if let Some(bytes) = serial.frame_bytes_max {
+        page.size("frame_max", bytes as u64);
+    }
+    page.optional("time_zone", serial.time_zone.as_deref());
+}
+
+fn outbox(page: &mut Page, outbox: &Outbox) {
+    page.head("outbox");
+    page.size("max_size", outbox.size_max);
+    page.text("when_full", if outbox.when_full == WhenFull::DropOldest { "drop-oldest" } else { "block" });
+    page.head("outbox.advanced");
+    page.duration("commit_interval", outbox.commit_interval);
+    page.size("commit_bytes", outbox.commit_bytes as u64);
+    page.size("segment_size", outbox.segment_bytes);
+    page.size("memory_tail", outbox.memory_tail_bytes as u64);
+}

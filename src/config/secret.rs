@@ -1,0 +1,123 @@
+//! Secrets come from files (systemd credentials best of all) or from the environment, never from the configuration
+//! itself, which is copied, printed and put under version control. A secret that cannot be had is an error at load.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::Secret;
+use super::section::{Field, Section, clip_path};
+use super::units::is_variable_name;
+
+/// A secret's file is not larger than this, in bytes.
+const SECRET_BYTES_MAX: u64 = 64 << 10;
+const HOW: &str = "write { file = \"NAME\" } (a systemd credential or a file beside this one) or { env = \"NAME\" }";
+
+/// Where a secret came from, as the file says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// `{ file = "…" }`
+    File(String),
+    /// `{ env = "…" }`
+    Env(String),
+}
+
+/// Reads the secret of `key`, if the key is there.
+pub(super) fn optional(section: &Section<'_>, key: &'static str) -> Option<Secret> {
+    section.get(key).and_then(|field| secret(&field))
+}
+
+/// Reads the secret of `key`.
+pub(super) fn required(section: &Section<'_>, key: &'static str) -> Option<Secret> {
+    section.require(key, "a secret").and_then(|field| secret(&field))
+}
+
+fn secret(field: &Field<'_>) -> Option<Secret> {
+    if !field.is_table() {
+        let message = if field.is_text() {
+            "expected where to find the secret, found the secret itself".to_owned()
+        } else {
+            format!("expected where to find the secret, found {}", field.found())
+        };
+        field.problem(message, Some(HOW.to_owned()));
+        return None;
+    }
+    let section = field.section();
+    let cx = section.cx;
+    let file = section.get("file");
+    let env = section.get("env");
+    section.finish();
+    let (origin, found, at) = match (&file, &env) {
+        (Some(at), None) => {
+            let name = at.checked(|name| {
+                if name.is_empty() || name.contains('\0') { Err("a file".to_owned()) } else { Ok(name.to_owned()) }
+            })?;
+            (Origin::File(name.clone()), from_file(&name, cx.base, (cx.env)("CREDENTIALS_DIRECTORY").as_deref()), at)
+        }
+        (None, Some(at)) => {
+            let name = at.checked(|name| match is_variable_name(name) {
+                true => Ok(name.to_owned()),
+                false => Err("the name of an environment variable".to_owned()),
+            })?;
+            let found = (cx.env)(&name).ok_or_else(|| format!("the environment variable `{name}` is not set"));
+            (Origin::Env(name), found, at)
+        }
+        _ => {
+            field.problem("expected one of `file` and `env`".to_owned(), Some(HOW.to_owned()));
+            return None;
+        }
+    };
+    match found.and_then(usable) {
+        Ok(secret) => {
+            cx.origins.borrow_mut().insert(field.path.clone(), origin);
+            Some(Secret::new(secret))
+        }
+        Err(message) => {
+            at.problem(message, None);
+            None
+        }
+    }
+}
+
+/// The content of a secret's file. A name without `/` is a credential of systemd's, or a file beside the configuration.
+fn from_file(name: &str, base: &Path, credentials: Option<&str>) -> Result<String, String> {
+    let beside = base.join(name);
+    let credential = credentials.filter(|_| !name.contains('/')).map(|directory| Path::new(directory).join(name));
+    let candidates: Vec<&PathBuf> = credential.iter().chain([&beside]).collect();
+    for path in &candidates {
+        match read(path) {
+            Ok(bytes) => {
+                let text = String::from_utf8(bytes);
+                return text.map_err(|_| format!("expected text: {} is not UTF-8", clip_path(path)));
+            }
+            // Only a credential that does not exist lets the next place count: one that cannot be read is meant.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("expected a readable file: {}: {error}", clip_path(path))),
+        }
+    }
+    let looked: Vec<String> = candidates.iter().map(|path| clip_path(path)).collect();
+    Err(format!("expected a readable file: {} does not exist", looked.join(" (nor "))
+        + if looked.len() > 1 { ")" } else { "" })
+}
+
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("not a file"));
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The secret without the line end that editors leave behind it.
+fn usable(text: String) -> Result<String, String> {
+    let secret = text.trim_end_matches(['\r', '\n']);
+    if text.len() as u64 > SECRET_BYTES_MAX {
+        Err("expected a secret of at most 64 KiB".to_owned())
+    } else if secret.is_empty() {
+        Err("expected a secret, found nothing".to_owned())
+    } else if secret.contains(['\r', '\n', '\0']) {
+        Err("expected one line, found several".to_owned())
+    } else {
+        Ok(secret.to_owned())
+    }
+}

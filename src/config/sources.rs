@@ -1,0 +1,249 @@
+//! `[gateway]`, `[mqtt.NAME]` and `[serial.NAME]`: their keys, defaults and bounds.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::section::{Field, Section, clip_path};
+use super::{Gateway, Mqtt, MqttVersion, Parity, ProfileUse, Retained, Serial, Tls, secret, units, values};
+
+const LABELS_MAX: usize = 32;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const DAY: Duration = Duration::from_secs(86_400);
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// `[gateway]`
+pub(super) fn gateway(section: &Section<'_>) -> Gateway {
+    let cx = section.cx;
+    let id = match section.get("id") {
+        Some(field) => field.checked(values::gateway_id).unwrap_or_default(),
+        None => host_name(section),
+    };
+    let state_directory = (cx.env)("STATE_DIRECTORY").and_then(|list| list.split(':').next().map(str::to_owned));
+    let state_directory = state_directory.filter(|first| !first.is_empty());
+    let gateway = Gateway {
+        id,
+        labels: labels(section),
+        data_dir: section
+            .path("data_dir")
+            .unwrap_or_else(|| PathBuf::from(state_directory.unwrap_or_else(|| "/var/lib/tidegate".to_owned()))),
+        profiles_dir: section.path("profiles_dir").unwrap_or_else(|| PathBuf::from("/etc/tidegate/profiles")),
+        stop_timeout: section.duration("stop_timeout", secs(0)..=secs(600)).unwrap_or(secs(20)),
+    };
+    section.finish();
+    gateway
+}
+
+/// The host's name, if it can be an id.
+fn host_name(section: &Section<'_>) -> String {
+    let system = rustix::system::uname();
+    let name = system.nodename().to_string_lossy();
+    match values::gateway_id(&name) {
+        Ok(id) => id,
+        Err(expected) => {
+            let message = format!(
+                "missing, and the host's name cannot stand in: expected {expected}, found \"{}\"",
+                units::clip(&name)
+            );
+            section.problem_at("id", message, None);
+            String::new()
+        }
+    }
+}
+
+fn labels(section: &Section<'_>) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    let Some(field) = section.get("labels") else { return labels };
+    for (name, label) in field.section().entries() {
+        if let Err(expected) = values::name(&name) {
+            label.problem(format!("expected {expected} as a label's name"), None);
+        } else if let Some(text) = label.checked(values::printable(256)) {
+            labels.insert(name, text);
+        }
+    }
+    if labels.len() > LABELS_MAX {
+        field.problem(format!("expected at most {LABELS_MAX} labels, found {}", labels.len()), None);
+    }
+    labels
+}
+
+/// Certificates and keys; the files must be there, but are read when a connection is made.
+pub(super) fn tls(section: &Section<'_>) -> Tls {
+    let file = |key| section.get(key).and_then(|field| field.file());
+    let tls = Tls { ca: file("ca"), certificate: file("certificate"), key: file("key") };
+    match (section.has("certificate"), section.has("key")) {
+        (true, false) => section.problem_at("key", "missing: expected the key of `certificate`".to_owned(), None),
+        (false, true) => {
+            section.problem_at("certificate", "missing: expected the certificate of `key`".to_owned(), None)
+        }
+        _ => {}
+    }
+    section.finish();
+    tls
+}
+
+/// `[mqtt.NAME]`
+pub(super) fn mqtt(name: &str, section: &Section<'_>) -> Mqtt {
+    let url_field = section.require("url", "mqtt://HOST[:PORT] or mqtts://HOST[:PORT]");
+    let url = url_field.as_ref().and_then(|field| field.checked(values::mqtt_url));
+    let version = section.choice("version", &[("3.1.1", MqttVersion::V4), ("5", MqttVersion::V5)]);
+    let version = version.unwrap_or(MqttVersion::V5);
+    let tls = section.get("tls").map(|field| {
+        if url.as_ref().is_some_and(|url| !url.tls) {
+            let help = Some("write the url with mqtts://".to_owned());
+            field.problem("expected `tls` only with an mqtts:// url".to_owned(), help);
+        }
+        tls(&field.section())
+    });
+    let user = section.checked("user", values::mqtt_text);
+    let password = secret::optional(section, "password");
+    if password.is_some() && !section.has("user") && version == MqttVersion::V4 {
+        let message = "missing: expected a user with the password: MQTT 3.1.1 has no password alone".to_owned();
+        section.problem_at("user", message, None);
+    }
+    let packet_bytes_max = section.size_in_memory("packet_max", KIB..=256 * MIB).unwrap_or(MIB as usize);
+    let memory_default = packet_bytes_max.max(4 * MIB as usize);
+    let memory_bytes_max = section.size_in_memory("memory_max", 64 * KIB..=1024 * MIB).unwrap_or(memory_default);
+    if memory_bytes_max < packet_bytes_max {
+        let least = units::format_size(packet_bytes_max as u64);
+        section.problem_with("memory_max", format!("expected at least packet_max, which is {least}"));
+    }
+    let in_flight_default = if version == MqttVersion::V5 { 256 } else { 20 };
+    let (tls_url, host, port) = url.map_or((false, String::new(), 0), |url| (url.tls, url.host, url.port));
+    let mqtt = Mqtt {
+        name: format!("mqtt.{name}"),
+        host,
+        port,
+        tls: tls_url.then(|| tls.unwrap_or_default()),
+        version,
+        client_id: section.checked("client_id", values::mqtt_text),
+        user,
+        password,
+        profiles: profiles(section),
+        qos: section.integer("qos", 0..=1).unwrap_or(1),
+        keep_alive: section.duration("keep_alive", secs(5)..=secs(65_535)).unwrap_or(secs(30)),
+        session_expiry: section.duration("session_expiry", secs(1)..=DAY * 3650).unwrap_or(DAY * 7),
+        in_flight_max: section.integer("in_flight_max", 1..=65_535).unwrap_or(in_flight_default),
+        packet_bytes_max,
+        retained: section
+            .choice("retained", &[("drop", Retained::Drop), ("first", Retained::First), ("keep", Retained::Keep)])
+            .unwrap_or(Retained::First),
+        time_zone: section.checked("time_zone", values::time_zone),
+        read_interval: section.duration("read_interval", secs(0)..=ms(100)).unwrap_or(ms(2)),
+        memory_bytes_max,
+        drop_qos0: section.boolean("drop_qos0").unwrap_or(false),
+    };
+    section.finish();
+    mqtt
+}
+
+fn profiles(section: &Section<'_>) -> Vec<ProfileUse> {
+    const EXPECTED: &str = "an array of profiles, such as [\"tasmota\"]";
+    let Some(field) = section.require("profiles", EXPECTED) else { return Vec::new() };
+    let Some(items) = field.array(EXPECTED) else { return Vec::new() };
+    if items.is_empty() {
+        field.problem(
+            "expected at least one profile, found none: it is the profiles that bring the topics".to_owned(),
+            None,
+        );
+    }
+    let mut profiles: Vec<ProfileUse> = Vec::new();
+    for item in items {
+        let Some(profile) = profile(&item) else { continue };
+        if profiles.iter().any(|other| other.id == profile.id && other.prefix == profile.prefix) {
+            item.problem(
+                format!("profile \"{}\" is there already, with the same prefix", units::clip(&profile.id)),
+                None,
+            );
+        }
+        profiles.push(profile);
+    }
+    profiles
+}
+
+fn profile(field: &Field<'_>) -> Option<ProfileUse> {
+    if !field.is_table() {
+        return Some(ProfileUse { id: field.checked(values::profile_id)?, prefix: None, exclude: Vec::new() });
+    }
+    let section = field.section();
+    let id = section.require("id", "the id of a profile").and_then(|field| field.checked(values::profile_id));
+    let prefix = section.checked("prefix", values::topic_prefix);
+    let exclude = section.get("exclude").and_then(|field| field.array("an array of topic filters"));
+    let exclude = exclude.into_iter().flatten().filter_map(|field| field.checked(values::topic_filter)).collect();
+    section.finish();
+    Some(ProfileUse { id: id?, prefix, exclude })
+}
+
+/// `[serial.NAME]`
+pub(super) fn serial(name: &str, section: &Section<'_>) -> Serial {
+    let frame_bytes_max = section.size_in_memory("frame_max", 16..=64 * KIB);
+    let delimiter = section.get("delimiter").and_then(|field| {
+        let bytes = field.checked(units::unescape)?;
+        if !(1..=16).contains(&bytes.len()) {
+            field.problem(format!("expected 1 to 16 bytes, found {}", bytes.len()), None);
+        }
+        Some(bytes)
+    });
+    let serial = Serial {
+        name: format!("serial.{name}"),
+        port: port(section),
+        profile: section
+            .require("profile", "the id of a profile")
+            .and_then(|field| field.checked(values::profile_id))
+            .unwrap_or_default(),
+        device: section.checked("device", values::printable(128)).unwrap_or_else(|| name.to_owned()),
+        baud: section.integer("baud", 50..=4_000_000),
+        data_bits: section.integer("data_bits", 5..=8),
+        parity: section.choice("parity", &[("none", Parity::None), ("odd", Parity::Odd), ("even", Parity::Even)]),
+        stop_bits: section.integer("stop_bits", 1..=2),
+        delimiter,
+        frame_bytes_max,
+        time_zone: section.checked("time_zone", values::time_zone),
+    };
+    section.finish();
+    serial
+}
+
+/// The device file: an absolute path, because it is not beside the configuration. It need not exist.
+fn port(section: &Section<'_>) -> PathBuf {
+    let Some(field) = section.require("port", "a device file, such as \"/dev/serial/by-id/…\"") else {
+        return PathBuf::new();
+    };
+    let path = field.checked(|text| match text.starts_with('/') && !text.contains('\0') {
+        true => Ok(PathBuf::from(text)),
+        false => Err("the path of a device file, such as \"/dev/serial/by-id/…\"".to_owned()),
+    });
+    path.unwrap_or_default()
+}
+
+/// What is wrong between sources: two that would throw each other off one broker, or read one port.
+pub(super) fn between(mqtt: &[(Mqtt, Section<'_>)], serial: &[(Serial, Section<'_>)]) {
+    for (index, (source, section)) in mqtt.iter().enumerate() {
+        let same = |other: &Mqtt| {
+            other.client_id.is_some()
+                && other.client_id == source.client_id
+                && other.host == source.host
+                && other.port == source.port
+        };
+        if let Some((other, _)) = mqtt[..index].iter().find(|(other, _)| same(other)) {
+            let message =
+                format!("`{}` has the same client_id at the same broker, which admits only one of them", other.name);
+            section.problem_with("client_id", message);
+        }
+    }
+    for (index, (source, section)) in serial.iter().enumerate() {
+        let same = |other: &Serial| other.port == source.port && !source.port.as_os_str().is_empty();
+        if let Some((other, _)) = serial[..index].iter().find(|(other, _)| same(other)) {
+            let message = format!("`{}` reads {} already", other.name, clip_path(&source.port));
+            section.problem_with("port", message);
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! A payload taken apart: nodes in one flat list, texts in one arena, both reused from frame to frame. JSON and
+//! delimited text end up in the same form, so that one set of rules reads either.
+//!
+//! Bounded: at most [`NODES_MAX`] nodes, and the depth that serde_json allows (128).
+
+use std::fmt;
+
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+
+/// A payload with more values than this is refused: its nodes would take many times its own size in memory.
+pub(crate) const NODES_MAX: usize = 65_536;
+
+/// A piece of the arena.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Span {
+    start: u32,
+    end: u32,
+}
+
+/// What a node holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kind {
+    Null,
+    Flag(bool),
+    Number(f64),
+    /// A whole number that a double would falsify, as its digits.
+    Digits(Span),
+    Text(Span),
+    List,
+    Object,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Node {
+    /// Its key in an object.
+    key: Span,
+    pub(crate) kind: Kind,
+    /// Where the node after it and all below it is.
+    next: u32,
+}
+
+/// A payload taken apart.
+#[derive(Debug, Default)]
+pub(crate) struct Doc {
+    nodes: Vec<Node>,
+    text: String,
+    /// Whether its values have no types of their own (delimited text): a text may be a number.
+    pub(crate) untyped: bool,
+}
+
+/// Whole numbers up to this are exact as a double.
+const EXACT_MAX: u64 = 1 << 53;
+
+impl Doc {
+    pub(crate) fn clear(&mut self) {
+        self.nodes.clear();
+        self.text.clear();
+        self.untyped = false;
+    }
+
+    pub(crate) fn root(&self) -> Option<(usize, &Node)> {
+        self.nodes.first().map(|node| (0, node))
+    }
+
+    pub(crate) fn kind(&self, index: usize) -> Option<Kind> {
+        self.nodes.get(index).map(|node| node.kind)
+    }
+
+    pub(crate) fn text(&self, span: Span) -> &str {
+        self.text.get(span.start as usize..span.end as usize).unwrap_or_default()
+    }
+
+    pub(crate) fn key(&self, node: &Node) -> &str {
+        self.text(node.key)
+    }
+
+    /// The nodes directly below the one at `index`.
+    pub(crate) fn children(&self, index: usize) -> impl Iterator<Item = (usize, &Node)> {
+        let end = self.nodes.get(index).map_or(0, |node| node.next as usize);
+        let mut at = index + 1;
+        std::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let node = self.nodes.get(at)?;
+            let index = at;
+            at = node.next as usize;
+            Some((index, node))
+        })
+    }
+
+    /// The node at a path of plain keys; in a list a key is a position, counted from 0.
+    pub(crate) fn find(&self, path: &[Box<str>]) -> Option<&Node> {
+        let (mut index, mut node) = self.root()?;
+        for key in path {
+            (index, node) = match node.kind {
+                // The last one, as nearly all readers of JSON do with a key that is there twice.
+                Kind::Object => self.children(index).filter(|(_, child)| self.key(child) == &**key).last()?,
+                Kind::List => self.children(index).nth(key.parse().ok()?)?,
+                _ => return None,
+            };
+        }
+        Some(node)
+    }
+
+    fn span(&mut self, text: &str) -> Span {
+        let start = self.text.len() as u32;
+        self.text.push_str(text);
+        Span { start, end: self.text.len() as u32 }
+    }
+
+    /// Adds a node; its subtree must be closed with [`Doc::close`]. False if there are too many.
+    fn open(&mut self, key: Span, kind: Kind) -> bool {
+        let next = self.nodes.len() as u32 + 1;
+        self.nodes.push(Node { key, kind, next });
+        self.nodes.len() <= NODES_MAX
+    }
+
+    fn close(&mut self, index: usize) {
+        let next = self.nodes.len() as u32;
+        if let Some(node) = self.nodes.get_mut(index) {
+            node.next = next;
+        }
+    }
+
+    /// Begins an object as the root, for a format that is not nested.
+    pub(crate) fn begin_flat(&mut self) {
+        self.clear();
+        self.untyped = true;
+        self.open(Span::default(), Kind::Object);
+    }
+
+    /// Adds a text to the root object. False if there are too many.
+    pub(crate) fn push_flat(&mut self, key: &str, text: &str) -> bool {
+        let key = self.span(key);
+        let text = self.span(text);
+        let fits = self.open(key, Kind::Text(text));
+        self.close(0);
+        fits
+    }
+
+    /// Reads a JSON text. The error says where and what.
+    pub(crate) fn read_json(&mut self, json: &str) -> Result<(), JsonError> {
+        self.clear();
+        let mut reader = serde_json::Deserializer::from_str(json);
+        let result = Build { doc: self, key: Span::default() }.deserialize(&mut reader).and_then(|()| reader.end());
+        result.map_err(|error| JsonError::new(json, &error))
+    }
+}
+
+/// Why a text is not JSON that we take.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct JsonError {
+    pub(crate) too_large: bool,
+    pub(crate) detail: String,
+}
+
+const TOO_MANY: &str = "more than 65,536 values";
+
+impl JsonError {
+    fn new(json: &str, error: &serde_json::Error) -> Self {
+        let lines_before = error.line().saturating_sub(1);
+        let line_start: usize = json.split_inclusive('\n').take(lines_before).map(str::len).sum();
+        let byte = (line_start + error.column()).min(json.len());
+        let text = error.to_string();
+        let what = text.split(" at line ").next().unwrap_or(&text);
+        Self { too_large: what == TOO_MANY, detail: format!("byte {byte}: {what}") }
+    }
+}
+
+/// Builds the nodes of one value.
+struct Build<'d> {
+    doc: &'d mut Doc,
+    key: Span,
+}
+
+impl Build<'_> {
+    fn leaf<E: de::Error>(self, kind: Kind) -> Result<(), E> {
+        if self.doc.open(self.key, kind) { Ok(()) } else { Err(E::custom(TOO_MANY)) }
+    }
+
+    fn digits<E: de::Error>(self, digits: &str) -> Result<(), E> {
+        let digits = self.doc.span(digits);
+        self.leaf(Kind::Digits(digits))
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Build<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
+        reader.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Build<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        self.leaf(Kind::Null)
+    }
+
+    fn visit_bool<E: de::Error>(self, flag: bool) -> Result<(), E> {
+        self.leaf(Kind::Flag(flag))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<(), E> {
+        if number <= EXACT_MAX { self.leaf(Kind::Number(number as f64)) } else { self.digits(&number.to_string()) }
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<(), E> {
+        if number.unsigned_abs() <= EXACT_MAX {
+            self.leaf(Kind::Number(number as f64))
+        } else {
+            self.digits(&number.to_string())
+        }
+    }
+
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<(), E> {
+        self.leaf(Kind::Number(number))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
+        let text = self.doc.span(text);
+        self.leaf(Kind::Text(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        let Self { doc, key } = self;
+        let index = doc.nodes.len();
+        Build { doc, key }.leaf(Kind::List)?;
+        while list.next_element_seed(Build { doc, key: Span::default() })?.is_some() {}
+        doc.close(index);
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let Self { doc, key } = self;
+        let index = doc.nodes.len();
+        Build { doc, key }.leaf(Kind::Object)?;
+        while let Some(key) = map.next_key_seed(Key { doc })? {
+            map.next_value_seed(Build { doc, key })?;
+        }
+        doc.close(index);
+        Ok(())
+    }
+}
+
+struct Key<'d> {
+    doc: &'d mut Doc,
+}
+
+impl<'de> DeserializeSeed<'de> for Key<'_> {
+    type Value = Span;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<Span, D::Error> {
+        reader.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for Key<'_> {
+    type Value = Span;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E: de::Error>(self, key: &str) -> Result<Span, E> {
+        Ok(self.doc.span(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_becomes_nodes() {
+        let mut doc = Doc::default();
+        doc.read_json(r#"{"a":{"b":[1,2,{"c":"x\n"}]},"d":null,"e":18446744073709551615}"#).unwrap();
+        let path = |text: &str| text.split('.').map(Into::into).collect::<Vec<Box<str>>>();
+        assert_eq!(doc.find(&path("a.b.1")).unwrap().kind, Kind::Number(2.0));
+        let Kind::Text(text) = doc.find(&path("a.b.2.c")).unwrap().kind else { panic!() };
+        assert_eq!(doc.text(text), "x\n");
+        assert_eq!(doc.find(&path("d")).unwrap().kind, Kind::Null);
+        let Kind::Digits(digits) = doc.find(&path("e")).unwrap().kind else { panic!() };
+        assert_eq!(doc.text(digits), "18446744073709551615");
+        assert!(doc.find(&path("a.x")).is_none());
+    }
+
+    #[test]
+    fn errors_say_where() {
+        let mut doc = Doc::default();
+        let detail = |doc: &mut Doc, json: &str| doc.read_json(json).unwrap_err().detail;
+        assert_eq!(detail(&mut doc, "invalid"), "byte 1: expected value");
+        assert_eq!(detail(&mut doc, "{\"a\":1\n,\"b\":}"), "byte 13: expected value");
+        assert_eq!(detail(&mut doc, "{} x"), "byte 4: trailing characters");
+        assert!(doc.read_json(&format!("[{}0]", "0,".repeat(NODES_MAX))).unwrap_err().too_large);
+        assert!(doc.read_json(&"[".repeat(10_000)).is_err());
+    }
+}

@@ -1,0 +1,134 @@
+//! Event times as devices write them. Pure: a zone comes in as an argument.
+
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::fmt::strtime::BrokenDownTime;
+use jiff::tz::TimeZone;
+
+/// How a payload writes its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TimeFormat {
+    /// RFC 3339, with `Z` or an offset.
+    Rfc3339,
+    /// The same without either: the time of the device's own zone.
+    Local,
+    /// Seconds since 1970-01-01T00:00:00Z; may have a fraction.
+    Epoch,
+    /// Milliseconds since then.
+    EpochMs,
+    /// A pattern of `strptime`, such as `%d.%m.%Y %H:%M:%S`.
+    Pattern(Box<str>),
+}
+
+impl TimeFormat {
+    /// Parses the word that stands in a profile.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Some(match word {
+            "rfc3339" => Self::Rfc3339,
+            "local" => Self::Local,
+            "epoch" => Self::Epoch,
+            "epoch_ms" => Self::EpochMs,
+            // Formatting nothing checks the pattern's words.
+            _ if word.contains('%') && !word.contains('\0') => Self::Pattern(word.into()),
+            _ => return None,
+        })
+    }
+}
+
+/// What a payload's time turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parsed {
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    At(i64),
+    /// A time without a zone, and no zone is configured: it cannot be placed.
+    NoZone,
+    /// Not a time in this format.
+    Wrong,
+}
+
+/// The last moment that an RFC 3339 text can name: year 9999.
+const LAST_MS: i64 = 253_402_300_799_999;
+
+/// A time given as a number.
+#[must_use]
+pub(super) fn number(value: f64, format: &TimeFormat) -> Parsed {
+    let ms = match format {
+        TimeFormat::Epoch => value * 1000.0,
+        TimeFormat::EpochMs => value,
+        _ => return Parsed::Wrong,
+    };
+    if ms.is_finite() && (0.0..=LAST_MS as f64).contains(&ms) { Parsed::At(ms.round() as i64) } else { Parsed::Wrong }
+}
+
+/// A time given as a text.
+#[must_use]
+pub(super) fn text(text: &str, format: &TimeFormat, zone: Option<&TimeZone>) -> Parsed {
+    let text = text.trim();
+    let parsed = match format {
+        TimeFormat::Rfc3339 => text.parse::<Timestamp>().ok(),
+        TimeFormat::Epoch | TimeFormat::EpochMs => {
+            return text.parse().map_or(Parsed::Wrong, |value| number(value, format));
+        }
+        TimeFormat::Local => match text.parse::<DateTime>() {
+            Ok(time) => return local(time, zone),
+            Err(_) => None,
+        },
+        TimeFormat::Pattern(pattern) => match BrokenDownTime::parse(&**pattern, text) {
+            Ok(parts) => match parts.to_timestamp() {
+                Ok(time) => Some(time),
+                Err(_) => return parts.to_datetime().map_or(Parsed::Wrong, |time| local(time, zone)),
+            },
+            Err(_) => None,
+        },
+    };
+    parsed.map_or(Parsed::Wrong, |time| in_range(time.as_millisecond()))
+}
+
+/// A wall-clock time that occurs twice, when clocks are set back, is taken as the first.
+fn local(time: DateTime, zone: Option<&TimeZone>) -> Parsed {
+    let Some(zone) = zone else { return Parsed::NoZone };
+    match zone.to_ambiguous_timestamp(time).compatible() {
+        Ok(time) => in_range(time.as_millisecond()),
+        Err(_) => Parsed::Wrong,
+    }
+}
+
+fn in_range(ms: i64) -> Parsed {
+    if (0..=LAST_MS).contains(&ms) { Parsed::At(ms) } else { Parsed::Wrong }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_placed() {
+        let amsterdam = TimeZone::get("Europe/Amsterdam").unwrap();
+        let cases = [
+            ("2026-05-04T12:00:00.123Z", "rfc3339", false, Parsed::At(1_777_896_000_123)),
+            ("2026-05-04T14:00:00.123+02:00", "rfc3339", false, Parsed::At(1_777_896_000_123)),
+            ("2026-05-04T14:00:00", "rfc3339", true, Parsed::Wrong),
+            ("2026-05-04T14:00:00", "local", true, Parsed::At(1_777_896_000_000)),
+            ("2026-05-04 14:00:00", "local", true, Parsed::At(1_777_896_000_000)),
+            ("2026-05-04T14:00:00", "local", false, Parsed::NoZone),
+            ("04.05.2026 14:00:00", "%d.%m.%Y %H:%M:%S", true, Parsed::At(1_777_896_000_000)),
+            ("2026-05-04T14:00:00+0200", "%Y-%m-%dT%H:%M:%S%z", false, Parsed::At(1_777_896_000_000)),
+            // Set back at three: two is there twice, the first counts. Set forward at two: half past two never was.
+            ("2026-10-25T02:30:00", "local", true, Parsed::At(1_792_888_200_000)),
+            ("2026-03-29T02:30:00", "local", true, Parsed::At(1_774_747_800_000)),
+            ("1777896000.5", "epoch", false, Parsed::At(1_777_896_000_500)),
+            ("1777896000500", "epoch_ms", false, Parsed::At(1_777_896_000_500)),
+            ("-1", "epoch", false, Parsed::Wrong),
+            ("NaN", "epoch", false, Parsed::Wrong),
+            ("1e300", "epoch", false, Parsed::Wrong),
+            ("yesterday", "local", true, Parsed::Wrong),
+            ("-009999-01-01T00:00:00Z", "rfc3339", false, Parsed::Wrong),
+        ];
+        for (time, format, zoned, expected) in cases {
+            let format = TimeFormat::parse(format).unwrap();
+            assert_eq!(text(time, &format, zoned.then_some(&amsterdam)), expected, "{time}");
+        }
+        assert_eq!(TimeFormat::parse("iso"), None);
+    }
+}

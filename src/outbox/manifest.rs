@@ -1,0 +1,192 @@
+//! The manifest: which segments exist, and what is in those that are closed. A segment exists if and only if the
+//! manifest names it, so beginning, releasing and giving up a segment are each one replacement of this small file:
+//! write beside it, sync, rename, sync the directory. After a power cut either the old or the new one is there.
+//!
+//! The file is one line of JSON and one line with its CRC-32C, so that a person can read it and damage is noticed.
+//! The witness is a second file, written in place and not synced after each commit: it says after a crash how far the
+//! open segment had come, so that a database which opens cleanly but short is recognised.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::segment::sync_directory;
+
+const VERSION: u32 = 1;
+const NAME: &str = "MANIFEST";
+const WITNESS: &str = "WITNESS";
+
+/// What one lane of a segment holds: numbers `first..=last` of its run's stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Range {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+}
+
+impl Range {
+    pub(crate) fn count(self) -> u64 {
+        self.last - self.first + 1
+    }
+}
+
+/// A segment as the manifest knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    /// Names its directory; never used again.
+    pub(crate) number: u64,
+    /// The run that wrote it.
+    pub(crate) run: String,
+    /// By lane; `None` where a lane has nothing. Not yet known for the segment that is written.
+    pub(crate) lanes: [Option<Range>; 3],
+    /// When its first record was received (wall clock, ms).
+    pub(crate) oldest_ms: Option<i64>,
+    /// Bytes on disk.
+    pub(crate) bytes: u64,
+    /// Whether it is closed: what is above is final.
+    pub(crate) sealed: bool,
+}
+
+/// What consumers are to be told and no record says yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Declared {
+    /// Numbers that will not come.
+    Gap { stream: String, from: u64, to: u64, count: u64, cause: String },
+    /// A stream that ended without a clean stop.
+    End { stream: String, last: u64 },
+}
+
+/// The manifest's content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    pub(crate) version: u32,
+    /// Identifies the machine, so that a cloned card is noticed.
+    pub(crate) machine: String,
+    /// Made with the data directory: part of the MQTT client id, so that two installations never share a session.
+    pub(crate) installation: String,
+    /// The run that is or was going.
+    pub(crate) run: String,
+    /// Whether that run has ended in good order.
+    pub(crate) clean: bool,
+    /// The next segment's number.
+    pub(crate) next: u64,
+    pub(crate) segments: Vec<Entry>,
+    pub(crate) declared: Vec<Declared>,
+}
+
+/// Why there is no manifest.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ManifestError {
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path} is damaged: {reason}")]
+    Damaged { path: PathBuf, reason: String },
+    #[error("{path} has version {found}, this program knows up to {VERSION}: install the release that wrote it")]
+    Version { path: PathBuf, found: u32 },
+}
+
+impl Manifest {
+    /// The manifest of a new outbox.
+    pub(crate) fn new(machine: String, installation: String) -> Self {
+        let run = String::new();
+        Self {
+            version: VERSION,
+            machine,
+            installation,
+            run,
+            clean: true,
+            next: 1,
+            segments: Vec::new(),
+            declared: Vec::new(),
+        }
+    }
+
+    /// Reads it; `None` if there is none.
+    pub(crate) fn read(directory: &Path) -> Result<Option<Self>, ManifestError> {
+        let path = directory.join(NAME);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(ManifestError::Damaged { path, reason: "it is not text".to_owned() });
+            }
+            Err(source) => return Err(ManifestError::Io { path, source }),
+        };
+        let damaged = |reason: String| ManifestError::Damaged { path: path.clone(), reason };
+        let (json, crc) = text.trim_end().split_once('\n').ok_or_else(|| damaged("it is cut off".to_owned()))?;
+        if format!("{:08x}", crc32c::crc32c(json.as_bytes())) != crc {
+            return Err(damaged("its checksum is wrong".to_owned()));
+        }
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let Version { version } = serde_json::from_str(json).map_err(|error| damaged(error.to_string()))?;
+        if version > VERSION {
+            return Err(ManifestError::Version { path, found: version });
+        }
+        serde_json::from_str(json).map(Some).map_err(|error| damaged(error.to_string()))
+    }
+
+    /// Replaces it, durably.
+    pub(crate) fn write(&self, directory: &Path) -> io::Result<()> {
+        let json = serde_json::to_string(self).map_err(io::Error::other)?;
+        let text = format!("{json}\n{:08x}\n", crc32c::crc32c(json.as_bytes()));
+        let beside = directory.join("MANIFEST.new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, directory.join(NAME))?;
+        sync_directory(directory)
+    }
+
+    /// Sets a damaged one aside.
+    pub(crate) fn set_aside(directory: &Path) -> io::Result<()> {
+        fs::rename(directory.join(NAME), directory.join("MANIFEST.damaged"))
+    }
+}
+
+/// How far the open segment had come: its number and the last number of each lane (0 for none).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Witnessed {
+    pub(crate) segment: u64,
+    pub(crate) last: [u64; 3],
+}
+
+/// The witness file.
+#[derive(Debug)]
+pub(crate) struct Witness(File);
+
+impl Witness {
+    /// Opens it for writing.
+    pub(crate) fn open(directory: &Path) -> io::Result<Self> {
+        let path = directory.join(WITNESS);
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).map(Self)
+    }
+
+    /// Notes a commit. Not synced: it is a witness for crashes, and after a power cut an older one only knows less.
+    pub(crate) fn write(&self, witnessed: Witnessed) -> io::Result<()> {
+        let mut bytes = [0; 36];
+        for (at, number) in [witnessed.segment].iter().chain(&witnessed.last).enumerate() {
+            bytes[at * 8..at * 8 + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        let crc = crc32c::crc32c(&bytes[..32]);
+        bytes[32..].copy_from_slice(&crc.to_le_bytes());
+        self.0.write_all_at(&bytes, 0)
+    }
+
+    /// What it says; `None` if it says nothing that can be relied on.
+    pub(crate) fn read(directory: &Path) -> Option<Witnessed> {
+        let bytes: [u8; 36] = fs::read(directory.join(WITNESS)).ok()?.try_into().ok()?;
+        let number = |at: usize| {
+            let mut word = [0; 8];
+            word.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_le_bytes(word)
+        };
+        let crc = u32::from_le_bytes([bytes[32], bytes[33], bytes[34], bytes[35]]);
+        (crc32c::crc32c(&bytes[..32]) == crc)
+            .then(|| Witnessed { segment: number(0), last: [number(8), number(16), number(24)] })
+    }
+}

@@ -1,0 +1,325 @@
+//! Reads what waits, for the uplink: lane by lane in priority, oldest first.
+//!
+//! What was just written comes from the memory tail. What is older comes from its segment: a closed one is loaded whole
+//! (a few MiB), checked against the manifest, and closed again; of the one that is being written single values are read.
+//! Damage is settled when it is found: what can be read is given, the rest is declared lost, and the segment goes to
+//! quarantine instead of being deleted.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tracing::{error, warn};
+
+use super::chunk;
+use super::manifest::Range;
+use super::record::Names;
+use super::segment::{self, Contents, Key, SegmentError, SharedSegment};
+use super::state::{ChunkAt, Shared, State, missing_in};
+use super::{Lane, Stored, recovery};
+use crate::clock;
+use crate::reading::{Batch, Gap, Record};
+
+/// A segment that its writer is still closing is asked again so many times …
+const LOCKED_ATTEMPTS: u32 = 200;
+/// … this long apart.
+const LOCKED_PAUSE: Duration = Duration::from_millis(25);
+
+/// Why the outbox could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The operating system refused, or another process holds the segment. It is worth trying again.
+    #[error("reading the outbox: {0}")]
+    Segment(#[from] SegmentError),
+    /// The thread that read ended early.
+    #[error("reading the outbox was interrupted")]
+    Interrupted,
+}
+
+/// Reads what waits, lane by lane in priority, oldest first. Durable records only.
+#[derive(Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+    /// By lane: from which segment and number on nothing was given yet.
+    at: [(u64, u64); 3],
+    head: Option<Head>,
+    loading: Option<(u64, JoinHandle<Result<Head, SegmentError>>)>,
+    names: Names,
+}
+
+/// A closed segment in memory.
+#[derive(Debug)]
+struct Head {
+    segment: u64,
+    values: Vec<(Key, Vec<u8>)>,
+    /// Keys and numbers of records of the values that are whole.
+    whole: Vec<(Key, usize)>,
+    damage: Option<String>,
+}
+
+/// Where the next records are.
+enum Next {
+    Ready(Arc<Stored>),
+    /// In the segment that is written.
+    Tail(SharedSegment, ChunkAt),
+    /// In a closed segment, at this lane and number.
+    Closed(u64, Lane, u64),
+    Nothing,
+}
+
+impl Reader {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, at: [(0, 0); 3], head: None, loading: None, names: Names::default() }
+    }
+
+    /// Begins again with the oldest record that is not delivered.
+    pub fn rewind(&mut self) {
+        self.at = [(0, 0); 3];
+    }
+
+    /// The next records, or waits until there are some. What it gave is not given again until [`Reader::rewind`]. The
+    /// segment of a [`Stored`] that is still held somewhere is not evicted. Cancel-safe.
+    ///
+    /// # Errors
+    /// When a segment cannot be read now; damage is no error.
+    pub async fn next(&mut self) -> Result<Arc<Stored>, ReadError> {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let notified = shared.readable.notified();
+            match self.find() {
+                Next::Ready(stored) => return Ok(stored),
+                Next::Tail(segment, at) => {
+                    if let Some(stored) = self.read_tail(&segment, at) {
+                        return Ok(stored);
+                    }
+                }
+                Next::Closed(number, lane, seq) => {
+                    if self.head.as_ref().is_none_or(|head| head.segment != number) {
+                        self.load(number).await?;
+                    }
+                    if let Some(stored) = self.read_head(lane, seq) {
+                        return Ok(stored);
+                    }
+                }
+                Next::Nothing => {
+                    self.head = None;
+                    notified.await;
+                }
+            }
+        }
+    }
+
+    fn find(&mut self) -> Next {
+        let shared = Arc::clone(&self.shared);
+        let state = shared.lock();
+        for lane in Lane::ALL {
+            let (from, number) = self.at[lane.index()];
+            for (&segment, info) in state.segments.range(from..) {
+                let number = if segment == from { number } else { 0 };
+                let Some(seq) = info.first_missing(lane, number) else { continue };
+                if let Some((first, batch)) = state.memory.find(segment, lane, seq) {
+                    let next = first + batch.len() as u64;
+                    self.at[lane.index()] = (segment, next);
+                    return Next::Ready(Arc::new(info.stored(lane, first, batch)));
+                }
+                let tail = state.tail.as_ref().filter(|tail| tail.number == segment);
+                let Some(tail) = tail else { return Next::Closed(segment, lane, seq) };
+                let found = tail.index.iter().find(|at| at.lane == lane && (at.first..=at.last).contains(&seq));
+                match found {
+                    Some(at) => return Next::Tail(tail.segment.clone(), *at),
+                    // The index covers all that the entry's range covers.
+                    None => continue,
+                }
+            }
+        }
+        Next::Nothing
+    }
+
+    /// Reads a chunk of the segment that is being written.
+    fn read_tail(&mut self, segment: &SharedSegment, at: ChunkAt) -> Option<Arc<Stored>> {
+        let range = Range { first: at.first, last: at.last };
+        let number = self.tail_number(segment);
+        let mut parts = Vec::new();
+        for part in 0..at.parts {
+            match segment.get(at.tree, Key { lane: Some(at.lane), number: at.first, part }) {
+                Ok(Some(value)) => parts.push(value),
+                Ok(None) => return self.lose_tail(number, at.lane, range, "a value is missing"),
+                Err(error) => return self.lose_tail(number, at.lane, range, &error.to_string()),
+            }
+        }
+        match decode(&parts, &mut self.names) {
+            Ok(batch) => self.give(number, at.lane, at.first, batch),
+            Err(error) => self.lose_tail(number, at.lane, range, &error.to_string()),
+        }
+    }
+
+    fn tail_number(&self, segment: &SharedSegment) -> u64 {
+        segment.path().file_name().and_then(|name| name.to_str()?.parse().ok()).unwrap_or_default()
+    }
+
+    fn lose_tail(&mut self, number: u64, lane: Lane, range: Range, why: &str) -> Option<Arc<Stored>> {
+        error!(segment = number, first = range.first, last = range.last, "records cannot be read back: {why}");
+        lose(&self.shared, number, &[(lane, range)]);
+        None
+    }
+
+    /// Makes records ready to be given, if their segment is still there.
+    fn give(&mut self, number: u64, lane: Lane, first: u64, batch: Batch) -> Option<Arc<Stored>> {
+        let state = self.shared.lock();
+        let info = state.segments.get(&number)?;
+        self.at[lane.index()] = (number, first + batch.len() as u64);
+        Some(Arc::new(info.stored(lane, first, Arc::new(batch))))
+    }
+
+    /// Loads a closed segment, and settles what of it is damaged.
+    async fn load(&mut self, number: u64) -> Result<(), ReadError> {
+        self.head = None;
+        if self.loading.as_ref().is_none_or(|(loading, _)| *loading != number) {
+            let path = recovery::segment_path(&self.shared.directory, number);
+            self.loading = Some((number, tokio::task::spawn_blocking(move || load(number, path))));
+        }
+        let Some((_, loading)) = &mut self.loading else { return Ok(()) };
+        let loaded = loading.await;
+        self.loading = None;
+        let head = match loaded {
+            Ok(Ok(head)) => head,
+            Ok(Err(SegmentError::Damaged { reason, .. })) => {
+                Head { segment: number, values: Vec::new(), whole: Vec::new(), damage: Some(reason) }
+            }
+            Ok(Err(error @ SegmentError::Format { .. })) => {
+                Head { segment: number, values: Vec::new(), whole: Vec::new(), damage: Some(error.to_string()) }
+            }
+            Ok(Err(error)) => {
+                // Evicted or released in the meantime: nothing is wrong.
+                if !self.shared.lock().segments.contains_key(&number) {
+                    return Ok(());
+                }
+                return Err(error.into());
+            }
+            Err(_) => return Err(ReadError::Interrupted),
+        };
+        self.settle_damage(&head);
+        self.head = Some(head);
+        Ok(())
+    }
+
+    /// Compares what was read with what the manifest promises.
+    fn settle_damage(&self, head: &Head) {
+        let mut lost = Vec::new();
+        if let Some(info) = self.shared.lock().segments.get(&head.segment) {
+            for lane in Lane::ALL {
+                if let Some(range) = info.entry.lanes[lane.index()] {
+                    lost.extend(missing_in(&head.whole, lane, range).into_iter().map(|range| (lane, range)));
+                }
+            }
+        }
+        if lost.is_empty() {
+            return;
+        }
+        let why = head.damage.as_deref().unwrap_or("it holds less than was stored");
+        let records: u64 = lost.iter().map(|(_, range)| range.count()).sum();
+        error!(segment = head.segment, records, "a segment of the outbox is damaged and goes to quarantine: {why}");
+        lose(&self.shared, head.segment, &lost);
+    }
+
+    /// The records at `seq` of the loaded segment.
+    fn read_head(&mut self, lane: Lane, seq: u64) -> Option<Arc<Stored>> {
+        let head = self.head.as_ref()?;
+        let number = head.segment;
+        let key = Key { lane: Some(lane), number: seq, part: u8::MAX };
+        let after = head.values.partition_point(|(at, _)| *at <= key);
+        let first = head.values[..after].last().filter(|(at, _)| at.lane == Some(lane)).map(|(at, _)| at.number);
+        let parts: Vec<&[u8]> = head.values[..after]
+            .iter()
+            .rev()
+            .take_while(|(at, _)| at.lane == Some(lane) && Some(at.number) == first)
+            .map(|(_, value)| value.as_slice())
+            .collect();
+        let parts: Vec<&[u8]> = parts.into_iter().rev().collect();
+        let batch = decode(&parts, &mut self.names).ok();
+        match (first, batch) {
+            (Some(first), Some(batch)) if first + batch.len() as u64 > seq => self.give(number, lane, first, batch),
+            _ => {
+                // The checksums were right when it was loaded, so this is a chunk that its writer wrote wrong.
+                error!(segment = number, seq, "a record of the outbox cannot be decoded");
+                lose(&self.shared, number, &[(lane, Range { first: seq, last: seq })]);
+                None
+            }
+        }
+    }
+}
+
+fn decode<V: AsRef<[u8]>>(parts: &[V], names: &mut Names) -> Result<Batch, chunk::ChunkError> {
+    let parts = parts.iter().map(|part| chunk::open(part.as_ref())).collect::<Result<Vec<_>, _>>()?;
+    chunk::decode(&parts, names)
+}
+
+fn load(segment: u64, path: PathBuf) -> Result<Head, SegmentError> {
+    let mut attempts = 0;
+    let contents = loop {
+        match segment::load(&path) {
+            Err(SegmentError::Locked { .. }) if attempts < LOCKED_ATTEMPTS => {
+                attempts += 1;
+                std::thread::sleep(LOCKED_PAUSE);
+            }
+            other => break other?,
+        }
+    };
+    let whole = whole(&contents);
+    Ok(Head { segment, values: contents.values, whole, damage: contents.damage })
+}
+
+/// The keys of the chunks that are all there and undamaged, with their numbers of records.
+pub(crate) fn whole(contents: &Contents) -> Vec<(Key, usize)> {
+    let mut whole = Vec::new();
+    let mut values = contents.values.iter().peekable();
+    while let Some((key, value)) = values.next() {
+        let opened = match chunk::open(value) {
+            Ok(opened) => opened,
+            Err(error) => {
+                warn!(?key, "a chunk of the outbox is damaged: {error}");
+                continue;
+            }
+        };
+        let mut good = key.part == 0;
+        for part in 1..opened.parts {
+            let next =
+                values.next_if(|(next, _)| next.lane == key.lane && next.number == key.number && next.part == part);
+            good &= next.is_some_and(|(_, value)| chunk::open(value).is_ok());
+        }
+        if good {
+            whole.push((*key, opened.count));
+        }
+    }
+    whole
+}
+
+/// Settles numbers that cannot be read any more: counted, declared, and the segment marked.
+pub(crate) fn lose(shared: &Shared, number: u64, lost: &[(Lane, Range)]) {
+    let mut batch = Batch::default();
+    {
+        let mut guard = shared.lock();
+        let state: &mut State = &mut guard;
+        let Some(segment) = state.segments.get_mut(&number) else { return };
+        segment.damaged = true;
+        for &(lane, range) in lost {
+            let news = (range.first..=range.last).filter(|&seq| segment.settle(lane, seq)).count() as u64;
+            if news == 0 {
+                continue;
+            }
+            shared.damaged[lane.index()].add(news);
+            batch.records.push(Record::Gap(Box::new(Gap {
+                stream: Arc::clone(&segment.streams[lane.index()]),
+                from: range.first,
+                to: range.last,
+                count: news,
+                cause: "damaged".into(),
+                at: clock::stamp(),
+            })));
+        }
+        state.cursor_changed = true;
+        state.release = true;
+    }
+    shared.append(Lane::Raw, &mut batch, None, &[]);
+}

@@ -1,0 +1,374 @@
+//! Opening the outbox: what the run before left, and what that means.
+//!
+//! Only the newest segment is opened (and the one before it, if a crash left the newest empty), so that a start takes
+//! as long for 100 GB as for 1 MB. Nothing is written here but, at the very first start or on another machine, the
+//! manifest: a gateway whose disk is full still starts and drains. An old segment is never written again: what sled's own
+//! recovery does never mixes with new promises.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use tracing::{error, info, warn};
+
+use super::chunk::{self, CursorEntry, Cutter, Extras};
+use super::manifest::{Declared, Entry, Manifest, ManifestError, Range, Witness, Witnessed};
+use super::progress::Progress;
+use super::reader::whole;
+use super::record;
+use super::segment::{self, Contents, SegmentError};
+use super::state::{SegmentState, Shared, State, missing_in, stream_name};
+use super::writer::Writer;
+use super::{Lane, Options};
+use crate::config;
+use crate::counters::{Count, Counters};
+use crate::reading::{Name, Receipt};
+
+const LOCK: &str = ".lock";
+const QUARANTINE: &str = "quarantine";
+
+/// Why the outbox could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A directory cannot be made, read or written.
+    #[error("{path}: {source}; the data directory must be readable and writable by the user that the gateway runs as")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another gateway is using it.
+    #[error(
+        "the data directory {path} is in use by another gateway (process {process}): stop it, or set another data_dir"
+    )]
+    InUse {
+        /// The data directory.
+        path: PathBuf,
+        /// Its process id, as far as it is known.
+        process: String,
+    },
+    /// The manifest cannot be used.
+    #[error("{0}")]
+    Manifest(String),
+    /// The newest segment cannot be read now.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// No randomness for the run's name.
+    #[error("no random numbers from the system: {0}")]
+    Random(getrandom::Error),
+    /// The thread cannot be started, or memory is short.
+    #[error("the outbox's thread cannot be started: {0}")]
+    Thread(io::Error),
+}
+
+/// Where a segment's database is.
+pub(crate) fn segment_path(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{number:016}"))
+}
+
+/// Sets a segment aside, whole.
+pub(crate) fn quarantine(directory: &Path, number: u64) -> io::Result<()> {
+    let aside = directory.join(QUARANTINE);
+    make_directory(&aside)?;
+    fs::rename(segment_path(directory, number), segment_path(&aside, number))
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+fn random_name() -> Result<String, OpenError> {
+    let mut bytes = [0_u8; 6];
+    getrandom::fill(&mut bytes).map_err(OpenError::Random)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Opens the outbox: its shared state, and the writer that is to be started on it.
+pub(crate) fn open(
+    settings: &config::Outbox,
+    options: &Options,
+    counters: &Counters,
+) -> Result<(Shared, Writer), OpenError> {
+    let directory = options.data_dir.join("outbox");
+    make_directory(&directory).map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
+    let lock = lock(&options.data_dir)?;
+    let mut manifest = read_manifest(&directory, &options.machine)?;
+    remove_unnamed(&directory, &manifest);
+    let mut found = Found::default();
+    found.read(&directory, &mut manifest)?;
+    if manifest.machine != options.machine && !manifest.machine.is_empty() && !options.machine.is_empty() {
+        warn!("the data directory comes from another machine: MQTT sessions begin anew under a new client id");
+        manifest.machine.clone_from(&options.machine);
+        manifest.installation = random_name()?;
+        found.receipts.clear();
+        write_manifest(&manifest, &directory)?;
+    }
+    let mut segments: BTreeMap<u64, SegmentState> =
+        manifest.segments.iter().map(|entry| (entry.number, SegmentState::new(entry.clone()))).collect();
+    apply_cursor(&mut segments, &found.cursor);
+    settle_losses(&mut segments, &found, &mut manifest, counters);
+    let run = random_name()?;
+    if !manifest.clean {
+        let streams = manifest.segments.iter().rfind(|entry| entry.run == manifest.run);
+        if streams.is_some() {
+            let ends: Vec<_> = Lane::ALL.into_iter().filter_map(|lane| end_of_stream(&manifest, lane)).collect();
+            manifest.declared.extend(ends);
+            info!("the gateway was not stopped in good order: what was stored is there, a new run begins");
+        }
+    }
+    let names = (run.clone(), manifest.installation.clone());
+    let receipts = found.receipts.into_iter().map(|(name, mut receipts)| {
+        while receipts.len() > options.receipts_max {
+            receipts.pop_front();
+        }
+        (name, receipts)
+    });
+    let mut state = State::new(segments, receipts.collect());
+    state.cursor_changed = false;
+    let keep_from = found.newest.unwrap_or(0);
+    let cutter = Cutter::new().map_err(OpenError::Thread)?;
+    let writer = Writer::new(manifest, &run, cutter, (options.receipts_max, keep_from), counters);
+    Ok((Shared::new(state, directory, settings.clone(), names, lock, counters), writer))
+}
+
+/// One gateway for each data directory. The lock goes with the process, however it ends.
+fn lock(data_dir: &Path) -> Result<File, OpenError> {
+    let path = data_dir.join(LOCK);
+    let error = |source| OpenError::Directory { path: path.clone(), source };
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(error)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let process = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
+            return Err(OpenError::InUse { path: data_dir.to_owned(), process });
+        }
+        Err(TryLockError::Error(source)) => return Err(error(source)),
+    }
+    // Only a help for the person who meets the lock; a full disk must not keep the gateway from draining.
+    let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    Ok(file)
+}
+
+fn read_manifest(directory: &Path, machine: &str) -> Result<Manifest, OpenError> {
+    let reason = match Manifest::read(directory) {
+        Ok(Some(manifest)) => return Ok(manifest),
+        Ok(None) => None,
+        Err(ManifestError::Damaged { reason, .. }) => Some(reason),
+        Err(error) => return Err(OpenError::Manifest(error.to_string())),
+    };
+    let numbers = segment_numbers(directory)?;
+    let mut manifest = Manifest::new(machine.to_owned(), random_name()?);
+    if let Some(reason) = &reason {
+        Manifest::set_aside(directory).map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
+        error!("the outbox's manifest is damaged ({reason}): it is made anew from the segments");
+    }
+    if !numbers.is_empty() {
+        rebuild(directory, &numbers, &mut manifest)?;
+    }
+    write_manifest(&manifest, directory)?;
+    Ok(manifest)
+}
+
+fn write_manifest(manifest: &Manifest, directory: &Path) -> Result<(), OpenError> {
+    manifest.write(directory).map_err(|source| OpenError::Directory { path: directory.join("MANIFEST"), source })
+}
+
+fn segment_numbers(directory: &Path) -> Result<Vec<u64>, OpenError> {
+    let entries =
+        fs::read_dir(directory).map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
+    let number = |entry: fs::DirEntry| entry.file_name().to_str().filter(|name| name.len() == 16)?.parse().ok();
+    let mut numbers: Vec<u64> = entries.flatten().filter_map(number).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Makes a manifest from the segments themselves. What they had been found to hold is taken for all that they held.
+fn rebuild(directory: &Path, numbers: &[u64], manifest: &mut Manifest) -> Result<(), OpenError> {
+    warn!(segments = numbers.len(), "the outbox has segments and no manifest: it is made anew from them");
+    manifest.clean = false;
+    for &number in numbers {
+        let path = segment_path(directory, number);
+        manifest.next = number + 1;
+        let contents = match segment::load(&path) {
+            Ok(contents) => contents,
+            Err(SegmentError::Damaged { reason, .. }) => {
+                error!(segment = number, "a segment is damaged and goes to quarantine: {reason}");
+                quarantine(directory, number).map_err(|source| OpenError::Directory { path: path.clone(), source })?;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let run = contents.run.clone().unwrap_or_else(|| format!("unknown{number}"));
+        manifest.run.clone_from(&run);
+        let mut entry =
+            Entry { number, run, lanes: [None; 3], oldest_ms: None, bytes: segment::disk_bytes(&path), sealed: true };
+        entry.lanes = ranges(&whole(&contents));
+        manifest.segments.push(entry);
+    }
+    Ok(())
+}
+
+/// From the first to the last number of each lane that is there.
+fn ranges(whole: &[(segment::Key, usize)]) -> [Option<Range>; 3] {
+    Lane::ALL.map(|lane| {
+        let of_lane = || whole.iter().filter(|(key, _)| key.lane == Some(lane));
+        let first = of_lane().map(|(key, _)| key.number).min()?;
+        let last = of_lane().map(|(key, count)| key.number + *count as u64).max()?.checked_sub(1)?;
+        (last >= first).then_some(Range { first, last })
+    })
+}
+
+/// Removes what no manifest names: the beginnings of segments that never counted, the ends of deletions.
+fn remove_unnamed(directory: &Path, manifest: &Manifest) {
+    for number in segment_numbers(directory).unwrap_or_default() {
+        if manifest.segments.iter().all(|entry| entry.number != number)
+            && let Err(error) = fs::remove_dir_all(segment_path(directory, number))
+        {
+            warn!("{} could not be removed: {error}", segment_path(directory, number).display());
+        }
+    }
+}
+
+/// What the newest segment says.
+#[derive(Default)]
+struct Found {
+    /// The newest segment with a commit.
+    newest: Option<u64>,
+    cursor: Vec<CursorEntry>,
+    receipts: HashMap<Name, VecDeque<Receipt>>,
+    lost: Vec<(u64, Lane, Range)>,
+    damaged: Vec<u64>,
+}
+
+impl Found {
+    /// Reads segments from the newest on until one has a commit, and puts right what the manifest could not know.
+    fn read(&mut self, directory: &Path, manifest: &mut Manifest) -> Result<(), OpenError> {
+        for at in (0..manifest.segments.len()).rev() {
+            let number = manifest.segments[at].number;
+            let contents = match segment::load(&segment_path(directory, number)) {
+                Ok(contents) => contents,
+                Err(SegmentError::Damaged { reason, .. }) => {
+                    error!(segment = number, "the newest segment is damaged and goes to quarantine: {reason}");
+                    self.damaged.push(number);
+                    Contents { damage: Some(reason), ..Contents::default() }
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if !manifest.segments[at].sealed {
+                self.seal(directory, manifest, at, &contents);
+            }
+            if self.extras(&contents) > 0 {
+                self.newest = Some(number);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// An open segment's entry as it should be, from its contents and the witness; the difference is lost.
+    fn seal(&mut self, directory: &Path, manifest: &mut Manifest, at: usize, contents: &Contents) {
+        let before = manifest.segments[..at].to_vec();
+        let entry = &mut manifest.segments[at];
+        let whole = whole(contents);
+        let found = ranges(&whole);
+        let witnessed = Witness::read(directory).filter(|witnessed| witnessed.segment == entry.number);
+        let witnessed = witnessed.unwrap_or(Witnessed::default());
+        for lane in Lane::ALL {
+            let known = entry.lanes[lane.index()];
+            let earlier = before.iter().filter(|other| other.run == entry.run).filter_map(|e| e.lanes[lane.index()]);
+            let first =
+                known.map_or_else(|| earlier.map(|range| range.last + 1).max().unwrap_or(1), |range| range.first);
+            let last = [found[lane.index()], known].into_iter().flatten().map(|range| range.last);
+            let last = last.chain([witnessed.last[lane.index()]]).max().unwrap_or(0);
+            entry.lanes[lane.index()] = (last >= first).then_some(Range { first, last });
+            if let Some(range) = entry.lanes[lane.index()] {
+                let missing = missing_in(&whole, lane, range);
+                self.lost.extend(missing.into_iter().map(|range| (entry.number, lane, range)));
+            }
+        }
+        entry.sealed = true;
+        entry.bytes = segment::disk_bytes(&segment_path(directory, entry.number));
+    }
+
+    /// Takes over the extras of all commits, in their order; how many there were.
+    fn extras(&mut self, contents: &Contents) -> usize {
+        let extras = contents.values.iter().filter_map(|(_, value)| chunk::open(value).ok());
+        let mut all: Vec<Extras> = extras
+            .filter(|opened| !opened.extras.is_empty())
+            .filter_map(|opened| record::from_cbor(opened.extras).ok())
+            .collect();
+        all.sort_by_key(|extras| extras.commit);
+        let mut cursor_of = None;
+        for extras in &mut all {
+            for (session, ids, hashes) in extras.receipts.drain(..) {
+                let known = self.receipts.entry(session.into()).or_default();
+                known.extend(ids.into_iter().zip(hashes).map(|(packet_id, hash)| Receipt { packet_id, hash }));
+            }
+            if let Some(cursor) = extras.cursor.take() {
+                if cursor_of != Some(extras.commit) {
+                    self.cursor.clear();
+                }
+                cursor_of = Some(extras.commit);
+                self.cursor.extend(cursor);
+            }
+        }
+        contents.values.len()
+    }
+}
+
+fn apply_cursor(segments: &mut BTreeMap<u64, SegmentState>, cursor: &[CursorEntry]) {
+    for entry in cursor {
+        let Some(segment) = segments.get_mut(&entry.segment) else { continue };
+        let lane = usize::from(entry.lane);
+        let Some(Some(range)) = segment.entry.lanes.get(lane).copied() else { continue };
+        segment.progress[lane] = Some(Progress::from_entry(range.first, entry));
+    }
+}
+
+/// Settles what the newest segment should hold and does not: counted, declared, the segment to quarantine.
+fn settle_losses(
+    segments: &mut BTreeMap<u64, SegmentState>,
+    found: &Found,
+    manifest: &mut Manifest,
+    counters: &Counters,
+) {
+    for number in &found.damaged {
+        if let Some(segment) = segments.get_mut(number) {
+            segment.damaged = true;
+        }
+    }
+    for &(number, lane, range) in &found.lost {
+        let Some(segment) = segments.get_mut(&number) else { continue };
+        segment.damaged = true;
+        let news = (range.first..=range.last).filter(|&seq| segment.settle(lane, seq)).count() as u64;
+        if news == 0 {
+            continue;
+        }
+        counters.add(Count::Damaged, lane.as_str(), news);
+        error!(
+            segment = number,
+            records = news,
+            "the newest segment holds less than was stored; it goes to quarantine"
+        );
+        let stream = segment.streams[lane.index()].to_string();
+        let (from, to) = (range.first, range.last);
+        manifest.declared.push(Declared::Gap { stream, from, to, count: news, cause: "damaged".to_owned() });
+    }
+}
+
+/// The end of a lane's stream of the run that did not end in good order, if it had begun.
+fn end_of_stream(manifest: &Manifest, lane: Lane) -> Option<Declared> {
+    let of_run = manifest.segments.iter().filter(|entry| entry.run == manifest.run);
+    let last = of_run.filter_map(|entry| entry.lanes[lane.index()]).map(|range| range.last).max()?;
+    Some(Declared::End { stream: stream_name(&manifest.run, lane).to_string(), last })
+}

@@ -1,0 +1,457 @@
+//! What the outbox's handles, its writer and its reader share: pending appends, the index of segments, the memory tail.
+//!
+//! Invariant: the lock is never held over I/O or over encoding. Numbers are given out by the writer alone.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use roaring::RoaringBitmap;
+use tokio::sync::{Notify, watch};
+
+use super::manifest::{Entry, Range};
+use super::progress::Progress;
+use super::segment::{Key, SharedSegment};
+use super::{Backlog, Lane, Stored};
+use crate::clock;
+use crate::config;
+use crate::counters::{Count, Counter, Counters};
+use crate::reading::{Batch, Field, Name, Receipt, Record, Value};
+
+/// Appends are gathered into blocks of about this many bytes; a block is committed as one.
+const BLOCK_BYTES: usize = 192 * 1024;
+
+/// Appends that will be committed together.
+#[derive(Debug, Default)]
+pub(crate) struct Block {
+    pub(crate) batches: [Batch; 3],
+    pub(crate) receipts: Vec<(Name, Receipt)>,
+    /// The append number that is durable with it.
+    pub(crate) number: u64,
+    pub(crate) since: Option<Instant>,
+    bytes: usize,
+}
+
+/// Where a chunk of the segment that is written lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ChunkAt {
+    pub(crate) lane: Lane,
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) parts: u8,
+    pub(crate) tree: u64,
+}
+
+/// The segment that is written, as the reader sees it.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    pub(crate) number: u64,
+    pub(crate) segment: SharedSegment,
+    pub(crate) index: Vec<ChunkAt>,
+}
+
+/// A segment that the manifest names.
+#[derive(Debug)]
+pub(crate) struct SegmentState {
+    pub(crate) entry: Entry,
+    pub(crate) streams: [Name; 3],
+    pub(crate) progress: [Option<Progress>; 3],
+    /// Held by every [`Stored`] of it.
+    pub(crate) pin: Arc<()>,
+    /// Goes to quarantine when it is released.
+    pub(crate) damaged: bool,
+}
+
+impl SegmentState {
+    pub(crate) fn new(entry: Entry) -> Self {
+        let streams = Lane::ALL.map(|lane| stream_name(&entry.run, lane));
+        let progress = entry.lanes.map(|lane| lane.map(|range| Progress::new(range.first)));
+        Self { entry, streams, progress, pin: Arc::new(()), damaged: false }
+    }
+
+    /// Records that are not delivered.
+    pub(crate) fn missing(&self) -> u64 {
+        Lane::ALL.into_iter().map(|lane| self.missing_of(lane)).sum()
+    }
+
+    pub(crate) fn missing_of(&self, lane: Lane) -> u64 {
+        let (range, progress) = (self.entry.lanes[lane.index()], &self.progress[lane.index()]);
+        range.map_or(0, |range| progress.as_ref().map_or(range.count(), |progress| progress.missing(range)))
+    }
+
+    /// Whether the uplink holds records of it.
+    pub(crate) fn is_pinned(&self) -> bool {
+        Arc::strong_count(&self.pin) > 1
+    }
+
+    /// The first number of `lane` from `from` on that is not delivered, if there is one.
+    pub(crate) fn first_missing(&self, lane: Lane, from: u64) -> Option<u64> {
+        let range = self.entry.lanes[lane.index()]?;
+        let progress = self.progress[lane.index()].as_ref();
+        let first = from.max(range.first).max(progress.map_or(0, Progress::next));
+        match progress {
+            Some(progress) => (first..=range.last).find(|&number| !progress.is_delivered(number)),
+            None => (first <= range.last).then_some(first),
+        }
+    }
+
+    /// Marks a number as settled: delivered, or lost.
+    pub(crate) fn settle(&mut self, lane: Lane, number: u64) -> bool {
+        let Some(range) = self.entry.lanes[lane.index()] else { return false };
+        number <= range.last
+            && self.progress[lane.index()].get_or_insert_with(|| Progress::new(range.first)).deliver(number)
+    }
+
+    /// Records of it, for the uplink.
+    pub(crate) fn stored(&self, lane: Lane, first_seq: u64, batch: Arc<Batch>) -> Stored {
+        let mut delivered = RoaringBitmap::new();
+        if let Some(progress) = &self.progress[lane.index()] {
+            let numbers = first_seq..first_seq + batch.len() as u64;
+            delivered
+                .extend(numbers.zip(0_u32..).filter(|(number, _)| progress.is_delivered(*number)).map(|(_, at)| at));
+        }
+        let stream = Arc::clone(&self.streams[lane.index()]);
+        Stored {
+            segment: self.entry.number,
+            lane,
+            stream,
+            first_seq,
+            batch,
+            delivered,
+            _pin: Some(Arc::clone(&self.pin)),
+        }
+    }
+}
+
+/// The name of a lane's stream in a run.
+pub(crate) fn stream_name(run: &str, lane: Lane) -> Name {
+    format!("{run}.{}", lane.as_str()).into()
+}
+
+/// The newest records, so that an online gateway does not read back what it just wrote.
+#[derive(Debug, Default)]
+pub(crate) struct MemoryTail {
+    chunks: VecDeque<MemoryChunk>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct MemoryChunk {
+    segment: u64,
+    lane: Lane,
+    first: u64,
+    batch: Arc<Batch>,
+    bytes: usize,
+}
+
+impl MemoryTail {
+    pub(crate) fn push(&mut self, segment: u64, lane: Lane, first: u64, batch: Arc<Batch>, bytes_max: usize) {
+        let bytes = memory_bytes(&batch);
+        self.bytes += bytes;
+        self.chunks.push_back(MemoryChunk { segment, lane, first, batch, bytes });
+        while self.bytes > bytes_max
+            && let Some(oldest) = self.chunks.pop_front()
+        {
+            self.bytes -= oldest.bytes;
+        }
+    }
+
+    /// The records that hold `number`.
+    pub(crate) fn find(&self, segment: u64, lane: Lane, number: u64) -> Option<(u64, Arc<Batch>)> {
+        let holds = |chunk: &&MemoryChunk| {
+            chunk.segment == segment
+                && chunk.lane == lane
+                && (chunk.first..chunk.first + chunk.batch.len() as u64).contains(&number)
+        };
+        self.chunks.iter().find(holds).map(|chunk| (chunk.first, Arc::clone(&chunk.batch)))
+    }
+
+    /// Forgets what is delivered: whole chunks from the oldest on.
+    fn forget(&mut self, segments: &BTreeMap<u64, SegmentState>) {
+        while let Some(chunk) = self.chunks.front() {
+            let last = chunk.first + chunk.batch.len() as u64 - 1;
+            let waits = segments.get(&chunk.segment).is_some_and(|segment| {
+                segment.progress[chunk.lane.index()].as_ref().is_none_or(|progress| progress.next() <= last)
+            });
+            if waits {
+                break;
+            }
+            self.bytes -= chunk.bytes;
+            self.chunks.pop_front();
+        }
+    }
+}
+
+/// What records take in memory, about.
+fn memory_bytes(batch: &Batch) -> usize {
+    let texts: usize = batch.fields.iter().map(|field| text_bytes(&field.value)).sum();
+    let boxed: usize = batch.records.iter().map(boxed_bytes).sum();
+    batch.records.capacity() * size_of::<Record>() + batch.fields.capacity() * size_of::<Field>() + texts + boxed
+}
+
+/// What records take when they are encoded, about.
+fn encoded_bytes(batch: &Batch) -> usize {
+    let fields: usize = batch.fields.iter().map(|field| 10 + text_bytes(&field.value)).sum();
+    let records: usize = batch.records.iter().map(|record| 24 + boxed_bytes(record)).sum();
+    fields + records
+}
+
+fn text_bytes(value: &Value) -> usize {
+    if let Value::Text(text) = value { text.len() } else { 0 }
+}
+
+fn boxed_bytes(record: &Record) -> usize {
+    match record {
+        Record::Reading(_) => 0,
+        Record::DeadLetter(letter) => 200 + letter.payload.len() + letter.detail.len() + letter.origin.len(),
+        _ => 100,
+    }
+}
+
+/// All that is behind the lock.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) blocks: VecDeque<Block>,
+    pending_bytes: usize,
+    pub(crate) pending_records: u64,
+    appended: u64,
+    /// What is pending is to be committed at once.
+    hurry: bool,
+    pub(crate) closing: bool,
+    /// Set while a block is being committed.
+    pub(crate) commit_started: Option<Instant>,
+    pub(crate) segments: BTreeMap<u64, SegmentState>,
+    pub(crate) tail: Option<Tail>,
+    pub(crate) memory: MemoryTail,
+    /// A closed segment has nothing left, or one was found damaged.
+    pub(crate) release: bool,
+    /// Something was delivered since the cursor was last stored.
+    pub(crate) cursor_changed: bool,
+    pub(crate) receipts: HashMap<Name, VecDeque<Receipt>>,
+}
+
+impl State {
+    pub(crate) fn new(segments: BTreeMap<u64, SegmentState>, receipts: HashMap<Name, VecDeque<Receipt>>) -> Self {
+        let release = segments.values().any(|segment| segment.missing() == 0);
+        Self {
+            blocks: VecDeque::new(),
+            pending_bytes: 0,
+            pending_records: 0,
+            appended: 0,
+            hurry: false,
+            closing: false,
+            commit_started: None,
+            segments,
+            tail: None,
+            memory: MemoryTail::default(),
+            release,
+            cursor_changed: false,
+            receipts,
+        }
+    }
+
+    pub(crate) fn pending_is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// Whether enough waits, or it was asked for, or it is the end.
+    pub(crate) fn commit_is_due(&self, commit_bytes: usize) -> bool {
+        let enough = self.pending_bytes >= commit_bytes || self.blocks.len() > 1;
+        !self.blocks.is_empty() && (self.closing || self.hurry || enough)
+    }
+
+    /// Takes the oldest block out, to be committed.
+    pub(crate) fn take_block(&mut self) -> Option<Block> {
+        let block = self.blocks.pop_front()?;
+        self.pending_bytes -= block.bytes;
+        if self.blocks.is_empty() {
+            self.hurry = false;
+        }
+        Some(block)
+    }
+
+    /// Puts a block back that could not be committed.
+    pub(crate) fn return_block(&mut self, block: Block) {
+        self.pending_bytes += block.bytes;
+        self.blocks.push_front(block);
+    }
+
+    fn append(&mut self, lane: Lane, batch: &mut Batch, session: Option<&Name>, receipts: &[Receipt]) -> u64 {
+        if batch.is_empty() && receipts.is_empty() {
+            return self.appended;
+        }
+        let bytes = encoded_bytes(batch) + 10 * receipts.len();
+        self.appended += 1;
+        self.pending_bytes += bytes;
+        self.pending_records += batch.len() as u64;
+        if self.blocks.back().is_none_or(|block| block.bytes + bytes > BLOCK_BYTES) {
+            self.blocks.push_back(Block { since: Some(clock::instant()), ..Block::default() });
+        }
+        if let Some(block) = self.blocks.back_mut() {
+            block.batches[lane.index()].append(batch);
+            if let Some(session) = session {
+                block.receipts.extend(receipts.iter().map(|receipt| (Arc::clone(session), *receipt)));
+            }
+            block.number = self.appended;
+            block.bytes += bytes;
+        }
+        self.appended
+    }
+}
+
+/// Handles, writer and reader meet here.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// Wakes the writer.
+    wake: Condvar,
+    /// Announces what is durable.
+    pub(crate) durable: watch::Sender<u64>,
+    /// Wakes the reader.
+    pub(crate) readable: Notify,
+    /// The outbox's directory.
+    pub(crate) directory: PathBuf,
+    pub(crate) settings: config::Outbox,
+    pub(crate) run: String,
+    pub(crate) installation: String,
+    /// Held for as long as the outbox is: one gateway for each data directory.
+    data_dir_lock: Mutex<Option<std::fs::File>>,
+    appended: [Counter; 3],
+    pub(crate) damaged: [Counter; 3],
+}
+
+impl Shared {
+    pub(crate) fn new(
+        state: State,
+        directory: PathBuf,
+        settings: config::Outbox,
+        (run, installation): (String, String),
+        lock: std::fs::File,
+        counters: &Counters,
+    ) -> Self {
+        let by_lane = |count: Count| Lane::ALL.map(|lane| counters.counter(count, lane.as_str()));
+        Self {
+            state: Mutex::new(state),
+            wake: Condvar::new(),
+            durable: watch::Sender::new(0),
+            readable: Notify::new(),
+            directory,
+            settings,
+            run,
+            installation,
+            data_dir_lock: Mutex::new(Some(lock)),
+            appended: by_lane(Count::Appended),
+            damaged: by_lane(Count::Damaged),
+        }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        // No code panics between two changes that belong together: a poisoned state is whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until woken, or until `timeout` where there is one.
+    pub(crate) fn wait<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        timeout: Option<std::time::Duration>,
+    ) -> MutexGuard<'a, State> {
+        match timeout {
+            Some(timeout) => self.wake.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+        }
+    }
+
+    pub(crate) fn append(&self, lane: Lane, batch: &mut Batch, session: Option<&Name>, receipts: &[Receipt]) -> u64 {
+        self.appended[lane.index()].add(batch.len() as u64);
+        let mut state = self.lock();
+        let was_empty = state.blocks.is_empty();
+        let number = state.append(lane, batch, session, receipts);
+        // The writer needs to know when its interval begins and when it is to start early, nothing in between.
+        let due = state.commit_is_due(self.settings.commit_bytes);
+        if (was_empty && !state.blocks.is_empty()) || (due && state.commit_started.is_none()) {
+            self.wake.notify_one();
+        }
+        number
+    }
+
+    pub(crate) fn hurry(&self) {
+        let mut state = self.lock();
+        if !state.blocks.is_empty() && !state.hurry {
+            state.hurry = true;
+            self.wake.notify_one();
+        }
+    }
+
+    pub(crate) fn close(&self) {
+        self.lock().closing = true;
+        self.wake.notify_one();
+    }
+
+    /// Lets another gateway have the data directory.
+    pub(crate) fn unlock(&self) {
+        self.data_dir_lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    pub(crate) fn known_receipts(&self, session: &str) -> Vec<Receipt> {
+        self.lock().receipts.get(session).map(|receipts| receipts.iter().copied().collect()).unwrap_or_default()
+    }
+
+    pub(crate) fn delivered(&self, number: u64, lane: Lane, seqs: &[u64]) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let Some(segment) = state.segments.get_mut(&number) else { return };
+        let mut news = false;
+        for &seq in seqs {
+            news |= segment.settle(lane, seq);
+        }
+        if !news {
+            return;
+        }
+        let done = segment.entry.sealed && segment.missing() == 0;
+        state.memory.forget(&state.segments);
+        // A writer that waits for nothing but appends has to learn that the cursor is to be stored some time.
+        let wake = done || !state.cursor_changed;
+        state.cursor_changed = true;
+        state.release |= done;
+        if wake {
+            self.wake.notify_one();
+        }
+    }
+
+    pub(crate) fn backlog(&self) -> Backlog {
+        let state = self.lock();
+        let mut backlog = Backlog { records: state.pending_records, ..Backlog::default() };
+        for segment in state.segments.values() {
+            let missing = segment.missing();
+            backlog.records += missing;
+            backlog.bytes += segment.entry.bytes;
+            backlog.segments += 1;
+            if missing > 0 && backlog.oldest_ms.is_none() {
+                backlog.oldest_ms = segment.entry.oldest_ms;
+            }
+        }
+        backlog
+    }
+}
+
+/// What a lane of a segment should hold and does not.
+pub(crate) fn missing_in(values: &[(Key, usize)], lane: Lane, range: Range) -> Vec<Range> {
+    let mut missing = Vec::new();
+    let mut next = range.first;
+    let of_lane = values.iter().filter(|(key, _)| key.lane == Some(lane) && key.part == 0);
+    for &(key, count) in of_lane {
+        if key.number > range.last {
+            break;
+        }
+        if key.number > next {
+            missing.push(Range { first: next, last: key.number - 1 });
+        }
+        next = next.max(key.number + count as u64);
+    }
+    if next <= range.last {
+        missing.push(Range { first: next, last: range.last });
+    }
+    missing
+}

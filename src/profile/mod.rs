@@ -1,0 +1,349 @@
+//! Device profiles: how a device's firmware speaks, as data.
+//!
+//! A profile is a TOML file: topics or line settings, where in a payload which measurement is, in which unit, and sample
+//! frames with the readings that they must give. Adding a device is adding a file. The built-in ones are compiled in;
+//! files of a directory add to them, and one with the same id replaces.
+//!
+//! Invariants: a profile that is in a [`ProfileSet`] is valid, its patterns parsed; a file that is not is reported with
+//! file and line and stops nothing else. Nothing here does I/O but [`ProfileSet::load`].
+
+mod builtin;
+mod file;
+mod path;
+mod sample;
+mod topic;
+
+use std::collections::BTreeMap;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+
+pub use builtin::FILES as BUILTIN_FILES;
+pub use path::{NAME_BYTES_MAX, NamePattern, Path, PatternError, sanitise};
+pub use sample::{Mismatch, Sample, SampleReading, run_samples};
+pub use topic::{LEVELS_MAX, TopicPattern, covers};
+
+use crate::config::{Parity, Serial};
+use crate::decode::TimeFormat;
+use crate::reading::MeasurementKind;
+
+/// How one device's firmware speaks.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// `vendor/model`, or the vendor alone where one profile is enough.
+    pub id: Arc<str>,
+    /// For a person who looks for a device.
+    pub description: String,
+    /// Where the format is documented.
+    pub source: String,
+    /// How its frames arrive.
+    pub transport: Transport,
+    /// How a frame is written.
+    pub format: Format,
+    /// Where the payload names the device; several are joined with `-`. The topic or the port names it otherwise.
+    pub device: Vec<KeyPath>,
+    /// Where the payload says when it was measured.
+    pub time: Option<TimeRule>,
+    /// What is in a frame, in the order of the file: of several rules that match a path the first that applies counts.
+    pub fields: Vec<FieldRule>,
+    /// Paths that are never taken.
+    pub skip: Vec<Path>,
+    /// The profile's own test.
+    pub samples: Vec<Sample>,
+}
+
+/// A path of plain keys: it names at most one value.
+pub type KeyPath = Vec<Box<str>>;
+
+/// How frames arrive.
+#[derive(Clone, Debug)]
+pub enum Transport {
+    /// As messages of an MQTT broker.
+    Mqtt(Topics),
+    /// As lines of a serial port.
+    Serial(LineSettings),
+}
+
+/// The topics of a profile, as written in the file: they are parsed when the prefix is known.
+#[derive(Clone, Debug)]
+pub struct Topics {
+    /// The beginning of all its topics that a configuration can replace.
+    pub prefix: Option<String>,
+    /// Topics of readings.
+    pub readings: Vec<String>,
+    /// Topics of device states.
+    pub states: Vec<StateRule>,
+    /// Topics that the subscription brings and nobody wants.
+    pub ignore: Vec<String>,
+}
+
+/// How a device says that it came or went.
+#[derive(Clone, Debug)]
+pub struct StateRule {
+    /// The topic.
+    pub topic: String,
+    /// The device's name where the topic has no `{device}`.
+    pub device: Option<String>,
+    /// Where the word is if the payload is JSON.
+    pub path: Option<KeyPath>,
+    /// Words for a device that came.
+    pub online: Vec<String>,
+    /// Words for a device that went.
+    pub offline: Vec<String>,
+}
+
+/// Settings of a serial line; what is `None` is not the profile's business.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LineSettings {
+    /// Bits a second.
+    pub baud: Option<u32>,
+    /// 5 to 8.
+    pub data_bits: Option<u8>,
+    /// Parity.
+    pub parity: Option<Parity>,
+    /// 1 or 2.
+    pub stop_bits: Option<u8>,
+    /// What ends a line.
+    pub delimiter: Option<Vec<u8>>,
+    /// The longest line in bytes, delimiter included.
+    pub frame_bytes_max: Option<usize>,
+}
+
+/// How a frame is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// JSON (RFC 8259).
+    Json,
+    /// Text in columns.
+    Delimited(Delimited),
+}
+
+/// Text in columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delimited {
+    /// What stands between two columns.
+    pub separator: Box<str>,
+    /// The columns' names; without them a column is its number, counted from 1.
+    pub columns: Vec<Box<str>>,
+    /// Whether a line that repeats the columns' names is passed over.
+    pub header: bool,
+    /// A line that begins with it is passed over.
+    pub comment: Option<Box<str>>,
+}
+
+/// Where a payload says when it was measured.
+#[derive(Clone, Debug)]
+pub struct TimeRule {
+    /// Where.
+    pub path: KeyPath,
+    /// How it may be written; the first that fits counts.
+    pub formats: Vec<TimeFormat>,
+    /// A time before this is that of a clock which was never set: the arrival counts.
+    pub not_before_ms: Option<i64>,
+}
+
+/// What a value must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ValueType {
+    /// A number.
+    Number,
+    /// A text.
+    Text,
+    /// A truth value.
+    Flag,
+    /// Whatever it is.
+    Any,
+}
+
+/// One kind of value in a frame, and what becomes of it.
+#[derive(Clone, Debug)]
+pub struct FieldRule {
+    /// Where it is.
+    pub path: Path,
+    /// The measurement's name.
+    pub name: NamePattern,
+    /// UCUM code.
+    pub unit: Option<Box<str>>,
+    /// Gauge or counter.
+    pub kind: MeasurementKind,
+    /// What it must be.
+    pub value_type: ValueType,
+    /// Result = number * scale + offset; `None` for a number that is taken as it is.
+    pub convert: Option<Convert>,
+    /// What is possible, after the conversion.
+    pub range: Option<(f64, f64)>,
+    /// Numbers that mean "no reading", before the conversion.
+    pub no_reading: Vec<f64>,
+    /// Texts that mean it.
+    pub no_reading_texts: Vec<Box<str>>,
+    /// Texts that mean true.
+    pub on: Vec<Box<str>>,
+    /// Texts that mean false.
+    pub off: Vec<Box<str>>,
+    /// All must hold, or the rule does not apply.
+    pub when: Vec<Condition>,
+    /// Whether a list at the path gives one value for each of its elements.
+    pub list: bool,
+    /// Whether it is for keys that nobody listed: values that do not fit are passed over, not counted.
+    pub open: bool,
+}
+
+/// A linear conversion.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Convert {
+    /// The factor.
+    pub scale: f64,
+    /// What is added afterwards.
+    pub offset: f64,
+}
+
+/// When a rule applies.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Condition {
+    /// There is a value, not null, at that path.
+    Present(KeyPath),
+    /// The value at that path is this text.
+    Is(KeyPath, Box<str>),
+    /// The number itself is greater than this.
+    Above(f64),
+}
+
+/// A profile file that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}:{line}: {message}", file.display())]
+pub struct ProfileError {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, from 1.
+    pub line: usize,
+    /// What was expected, what was found, what to do.
+    pub message: String,
+}
+
+/// There is no profile of that id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no profile `{id}`{}", suggestion.as_ref().map(|id| format!("; did you mean `{id}`?")).unwrap_or_default())]
+pub struct UnknownProfile {
+    /// What was asked for.
+    pub id: String,
+    /// What is nearest to it.
+    pub suggestion: Option<Arc<str>>,
+}
+
+/// All profiles that a gateway knows.
+#[derive(Clone, Debug, Default)]
+pub struct ProfileSet {
+    profiles: BTreeMap<Arc<str>, Arc<Profile>>,
+}
+
+/// The most files that are looked at in a profile directory.
+const FILES_MAX: usize = 10_000;
+/// How deep directories are looked into.
+const DEPTH_MAX: usize = 4;
+
+impl ProfileSet {
+    /// The built-in profiles.
+    #[must_use]
+    pub fn builtin() -> Self {
+        let mut set = Self::default();
+        for (path, text) in BUILTIN_FILES {
+            // A test proves that each of them parses.
+            if let Ok(profile) = Profile::parse(FilePath::new(path), text) {
+                set.insert(profile);
+            }
+        }
+        set
+    }
+
+    /// The built-in profiles, and those of all `.toml` files below `dir`, which need not exist.
+    #[must_use]
+    pub fn load(dir: &FilePath) -> (Self, Vec<ProfileError>) {
+        let mut set = Self::builtin();
+        let mut errors = Vec::new();
+        let mut files = Vec::new();
+        collect(dir, 0, &mut files, &mut errors);
+        files.sort();
+        let mut seen: BTreeMap<Arc<str>, PathBuf> = BTreeMap::new();
+        for file in files {
+            let text = std::fs::read_to_string(&file)
+                .map_err(|error| ProfileError { file: file.clone(), line: 0, message: format!("cannot be read: {error}") });
+            match text.and_then(|text| Profile::parse(&file, &text)) {
+                Ok(profile) => match seen.get(&profile.id) {
+                    Some(first) => errors.push(ProfileError {
+                        message: format!("the id `{}` is taken by {}; give this one another", profile.id, first.display()),
+                        line: 1,
+                        file,
+                    }),
+                    None => {
+                        seen.insert(Arc::clone(&profile.id), file);
+                        set.insert(profile);
+                    }
+                },
+                Err(error) => errors.push(error),
+            }
+        }
+        (set, errors)
+    }
+
+    /// Adds a profile; one with the same id is replaced.
+    pub fn insert(&mut self, profile: Profile) {
+        self.profiles.insert(Arc::clone(&profile.id), Arc::new(profile));
+    }
+
+    /// The profile of that id.
+    pub fn get(&self, id: &str) -> Result<&Arc<Profile>, UnknownProfile> {
+        self.profiles.get(id).ok_or_else(|| UnknownProfile { id: id.to_owned(), suggestion: self.nearest(id) })
+    }
+
+    fn nearest(&self, id: &str) -> Option<Arc<str>> {
+        let last = |id: &str| id.rsplit('/').next().unwrap_or_default().to_owned();
+        let score = |known: &str| strsim::jaro_winkler(id, known).max(strsim::jaro_winkler(&last(id), &last(known)));
+        let best = self.profiles.keys().max_by(|a, b| score(a).total_cmp(&score(b)))?;
+        (score(best) > 0.8).then(|| Arc::clone(best))
+    }
+
+    /// All profiles, by id.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Profile>> {
+        self.profiles.values()
+    }
+
+    /// The settings of a serial port, completed by what its profile says.
+    pub fn resolve(&self, serial: &Serial) -> Result<Serial, UnknownProfile> {
+        let mut resolved = serial.clone();
+        if let Transport::Serial(line) = &self.get(&serial.profile)?.transport {
+            resolved.baud = resolved.baud.or(line.baud);
+            resolved.data_bits = resolved.data_bits.or(line.data_bits);
+            resolved.parity = resolved.parity.or(line.parity);
+            resolved.stop_bits = resolved.stop_bits.or(line.stop_bits);
+            resolved.delimiter = resolved.delimiter.or_else(|| line.delimiter.clone());
+            resolved.frame_bytes_max = resolved.frame_bytes_max.or(line.frame_bytes_max);
+        }
+        Ok(resolved)
+    }
+}
+
+fn collect(dir: &FilePath, depth: usize, files: &mut Vec<PathBuf>, errors: &mut Vec<ProfileError>) {
+    let mut refuse = |message: String| errors.push(ProfileError { file: dir.to_owned(), line: 0, message });
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if depth == 0 && error.kind() == std::io::ErrorKind::NotFound => return,
+        Err(error) => return refuse(format!("cannot be read: {error}")),
+    };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            // Boards have profiles of another kind there.
+            if depth < DEPTH_MAX && entry.file_name() != "boards" {
+                collect(&path, depth + 1, files, errors);
+            }
+        } else if path.extension().is_some_and(|extension| extension == "toml") {
+            if files.len() >= FILES_MAX {
+                errors.push(ProfileError { file: path, line: 0, message: format!("more than {FILES_MAX} profiles") });
+                return;
+            }
+            files.push(path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,351 @@
+//! Sample frames: a profile's own test, in the same file. A sample says what arrives, and all that must come of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::file::{Fault, fault};
+use super::{Profile, ProfileSet, Transport};
+use crate::config::{Mqtt, MqttVersion, ProfileUse, Retained, Serial};
+use crate::decode::{Decoder, Outcome};
+use crate::reading::{Batch, Frame, Reason, Record, Stamp, TimeQuality, Value};
+
+/// A frame, and what must come of it.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// What is shown by it.
+    pub name: String,
+    /// The MQTT topic.
+    pub topic: Option<String>,
+    /// The bytes.
+    pub payload: Vec<u8>,
+    /// The source's `time_zone`.
+    pub time_zone: Option<String>,
+    /// Whether the broker had retained it.
+    pub retained: bool,
+    /// What must come of it.
+    pub expected: Expected,
+    /// How many single values must be left out.
+    pub values_rejected: usize,
+    /// The line of the file where it begins is known by the byte.
+    pub at: usize,
+}
+
+/// What must come of a frame.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Expected {
+    /// These readings, with these values and no others.
+    Readings(Vec<SampleReading>),
+    /// A device state: online or not.
+    State(bool),
+    /// Nothing: the profile knows it and passes it over.
+    Ignored,
+    /// It is refused for that reason.
+    Error(Reason),
+    /// It is dropped because it was retained and has no time.
+    RetainedWithoutTime,
+}
+
+/// A reading that must come out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampleReading {
+    /// The device, if it is checked.
+    pub device: Option<String>,
+    /// The event time in milliseconds, if the payload gives one.
+    pub time_ms: Option<i64>,
+    /// All values, by measurement.
+    pub values: BTreeMap<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SamplePart {
+    name: String,
+    topic: Option<String>,
+    payload: Option<String>,
+    hex: Option<String>,
+    time_zone: Option<String>,
+    #[serde(default)]
+    retained: bool,
+    #[serde(default)]
+    reading: Vec<ReadingPart>,
+    state: Option<String>,
+    expect: Option<String>,
+    expect_error: Option<String>,
+    #[serde(default)]
+    values_rejected: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadingPart {
+    device: Option<String>,
+    time: Option<String>,
+    values: BTreeMap<String, toml::Value>,
+}
+
+impl Sample {
+    pub(super) fn build(part: Spanned<SamplePart>) -> Result<Self, Fault> {
+        let span = part.span();
+        let part = part.into_inner();
+        let payload = match (part.payload, part.hex) {
+            (Some(text), None) => text.into_bytes(),
+            (None, Some(hex)) => match unhex(&hex) {
+                Some(bytes) => bytes,
+                None => return fault(&span, "sample: expected pairs of hexadecimal digits in `hex`"),
+            },
+            _ => return fault(&span, "sample: expected either `payload` or `hex`"),
+        };
+        let expected = match (part.reading.is_empty(), part.state.as_deref(), part.expect.as_deref(), &part.expect_error) {
+            (false, None, None, None) => {
+                Expected::Readings(part.reading.into_iter().map(|part| reading(part, &span)).collect::<Result<_, _>>()?)
+            }
+            (true, Some("online"), None, None) => Expected::State(true),
+            (true, Some("offline"), None, None) => Expected::State(false),
+            (true, None, Some("ignored"), None) => Expected::Ignored,
+            (true, None, Some("retained_without_time"), None) => Expected::RetainedWithoutTime,
+            (true, None, None, Some(code)) => match Reason::from_code(code) {
+                Some(reason) => Expected::Error(reason),
+                None => {
+                    let codes: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+                    return fault(&span, format!("expect_error `{code}`: expected one of {}", codes.join(", ")));
+                }
+            },
+            _ => {
+                return fault(
+                    &span,
+                    "sample: expected one of [[sample.reading]], state = \"online\" or \"offline\", \
+                     expect = \"ignored\" or \"retained_without_time\", expect_error = a reason",
+                );
+            }
+        };
+        Ok(Self {
+            name: part.name,
+            topic: part.topic,
+            payload,
+            time_zone: part.time_zone,
+            retained: part.retained,
+            expected,
+            values_rejected: part.values_rejected,
+            at: span.start,
+        })
+    }
+}
+
+fn reading(part: ReadingPart, span: &Range<usize>) -> Result<SampleReading, Fault> {
+    let mut values = BTreeMap::new();
+    for (name, value) in part.values {
+        let value = match value {
+            toml::Value::Integer(number) => Value::Number(number as f64),
+            toml::Value::Float(number) => Value::Number(number),
+            toml::Value::String(text) => Value::Text(text.into()),
+            toml::Value::Boolean(flag) => Value::Flag(flag),
+            other => return fault(span, format!("sample value `{name}`: expected a number, a text or a flag, found {other}")),
+        };
+        values.insert(name, value);
+    }
+    let time_ms = match part.time.map(|time| time.parse::<jiff::Timestamp>()) {
+        None => None,
+        Some(Ok(time)) => Some(time.as_millisecond()),
+        Some(Err(error)) => return fault(span, format!("sample time: {error}")),
+    };
+    Ok(SampleReading { device: part.device, time_ms, values })
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    if digits.len() % 2 == 0 { digits.chunks(2).map(pair).collect() } else { None }
+}
+
+/// A sample that did not give what it must.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The sample's name.
+    pub sample: String,
+    /// What was expected and did not come, and what came and was not expected: lines that begin with `-` and `+`.
+    pub diff: Vec<String>,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sample {:?}: `-` was expected, `+` was found", self.sample)?;
+        self.diff.iter().try_for_each(|line| write!(f, "\n  {line}"))
+    }
+}
+
+/// Runs all samples of a profile. Empty if each gives what it must.
+#[must_use]
+pub fn run_samples(profile: &Profile) -> Vec<Mismatch> {
+    profile.samples.iter().filter_map(|sample| run(profile, sample)).collect()
+}
+
+/// When samples arrive: after all times in them would be too much to ask of their authors, so it is just a fixed moment.
+const ARRIVAL: Stamp = Stamp { wall_ms: 1_800_000_000_000, monotonic_ms: 1, trusted: true };
+
+fn run(profile: &Profile, sample: &Sample) -> Option<Mismatch> {
+    let expected = describe_expected(&sample.expected, sample.values_rejected);
+    let found = match decoder(profile, sample.time_zone.clone()) {
+        Ok(mut decoder) => {
+            let mut batch = Batch::default();
+            let frame = Frame {
+                origin: sample.topic.as_deref().unwrap_or("sample"),
+                payload: &sample.payload,
+                retained: sample.retained,
+                oversize: None,
+            };
+            let outcome = decoder.decode(&frame, ARRIVAL, &mut batch);
+            describe_found(&outcome, &batch, decoder.values_rejected(), &sample.expected)
+        }
+        Err(error) => vec![error],
+    };
+    if expected == found {
+        return None;
+    }
+    let missing = expected.iter().filter(|line| !found.contains(line)).map(|line| format!("- {line}"));
+    let surplus = found.iter().filter(|line| !expected.contains(line)).map(|line| format!("+ {line}"));
+    Some(Mismatch { sample: sample.name.clone(), diff: missing.chain(surplus).collect() })
+}
+
+/// A decoder with this profile alone.
+fn decoder(profile: &Profile, time_zone: Option<String>) -> Result<Decoder, String> {
+    let mut profiles = ProfileSet::default();
+    profiles.insert(profile.clone());
+    let id = profile.id.to_string();
+    let decoder = match &profile.transport {
+        Transport::Mqtt(_) => Decoder::for_mqtt(&mqtt(id, time_zone), &profiles),
+        Transport::Serial(_) => Decoder::for_serial(&serial(id, time_zone), &profiles),
+    };
+    decoder.map_err(|error| error.to_string())
+}
+
+fn mqtt(id: String, time_zone: Option<String>) -> Mqtt {
+    Mqtt {
+        name: "sample".to_owned(),
+        host: String::new(),
+        port: 0,
+        tls: None,
+        version: MqttVersion::V4,
+        client_id: None,
+        user: None,
+        password: None,
+        profiles: vec![ProfileUse { id, prefix: None, exclude: Vec::new() }],
+        qos: 1,
+        keep_alive: Duration::ZERO,
+        session_expiry: Duration::ZERO,
+        in_flight_max: 1,
+        packet_bytes_max: usize::MAX,
+        retained: Retained::Keep,
+        time_zone,
+        read_interval: Duration::ZERO,
+        memory_bytes_max: usize::MAX,
+        drop_qos0: false,
+    }
+}
+
+fn serial(profile: String, time_zone: Option<String>) -> Serial {
+    Serial {
+        name: "sample".to_owned(),
+        port: PathBuf::new(),
+        profile,
+        device: "sample".to_owned(),
+        baud: None,
+        data_bits: None,
+        parity: None,
+        stop_bits: None,
+        delimiter: None,
+        frame_bytes_max: None,
+        time_zone,
+    }
+}
+
+fn value_text(value: &Value) -> String {
+    match value {
+        // Nine digits: what a person writes down, without the last bits of a conversion.
+        Value::Number(number) => format!("{}", format!("{number:.8e}").parse::<f64>().unwrap_or(*number)),
+        Value::Text(text) => format!("{text:?}"),
+        Value::Flag(flag) => flag.to_string(),
+    }
+}
+
+fn time_text(ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |time| time.to_string())
+}
+
+fn describe_expected(expected: &Expected, values_rejected: usize) -> Vec<String> {
+    let mut lines = match expected {
+        Expected::State(online) => vec![format!("state {}", if *online { "online" } else { "offline" })],
+        Expected::Ignored => vec!["ignored".to_owned()],
+        Expected::RetainedWithoutTime => vec!["retained without a time".to_owned()],
+        Expected::Error(reason) => vec![format!("error {}", reason.as_str())],
+        Expected::Readings(readings) => readings
+            .iter()
+            .enumerate()
+            .flat_map(|(index, reading)| {
+                let device = reading.device.iter().map(move |device| format!("reading {index}: device {device:?}"));
+                let time = reading.time_ms.map(time_text).unwrap_or_else(|| "of arrival".to_owned());
+                let values = reading.values.iter();
+                device
+                    .chain([format!("reading {index}: time {time}")])
+                    .chain(values.map(move |(name, value)| format!("reading {index}: {name} = {}", value_text(value))))
+                    .collect::<Vec<_>>()
+            })
+            .collect(),
+    };
+    if values_rejected > 0 {
+        lines.push(format!("{values_rejected} values rejected"));
+    }
+    lines
+}
+
+fn describe_found(outcome: &Outcome, batch: &Batch, rejected: &[Reason], expected: &Expected) -> Vec<String> {
+    let mut lines = Vec::new();
+    match outcome {
+        Outcome::Ignored => lines.push("ignored".to_owned()),
+        Outcome::RetainedWithoutTime => lines.push("retained without a time".to_owned()),
+        Outcome::Rejected(rejection) => {
+            lines.push(format!("error {}", rejection.reason.as_str()));
+            if *expected != Expected::Error(rejection.reason) {
+                lines.push(format!("({})", rejection.detail));
+            }
+        }
+        Outcome::State | Outcome::Readings(_) => {}
+    }
+    let mut index = 0;
+    for record in &batch.records {
+        match record {
+            Record::State(state) => lines.push(format!("state {}", if state.online { "online" } else { "offline" })),
+            Record::Reading(reading) => {
+                let wanted = match expected {
+                    Expected::Readings(readings) => readings.get(index),
+                    _ => None,
+                };
+                if wanted.is_none_or(|wanted| wanted.device.is_some()) {
+                    lines.push(format!("reading {index}: device {:?}", reading.device));
+                }
+                let time = match reading.time_quality {
+                    TimeQuality::Device => time_text(reading.time_ms),
+                    _ => "of arrival".to_owned(),
+                };
+                lines.push(format!("reading {index}: time {time}"));
+                let mut values: Vec<_> = batch.fields_of(reading).iter().collect();
+                values.sort_by(|a, b| a.measurement.name.cmp(&b.measurement.name));
+                let value = |field: &&crate::reading::Field| {
+                    format!("reading {index}: {} = {}", field.measurement.name, value_text(&field.value))
+                };
+                lines.extend(values.iter().map(value));
+                index += 1;
+            }
+            _ => {}
+        }
+    }
+    if !rejected.is_empty() {
+        lines.push(format!("{} values rejected", rejected.len()));
+    }
+    lines
+}

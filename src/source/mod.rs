@@ -1,0 +1,4 @@
+//! Sources: where frames come from.
+
+pub mod framing;
+pub mod serial;
