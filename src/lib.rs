@@ -12,3 +12,4 @@ pub mod profile;
 pub mod reading;
 pub mod source;
 pub mod status;
+pub mod uplink;

@@ -140,7 +140,8 @@ pub(super) fn place(text: &str, start: usize, end: usize, show: Show) -> Place {
         Some(at) => format!("{} …", line_text[..at].trim_end()),
         None => line_text.to_owned(),
     };
-    if show == Show::Key && hidden.is_some_and(|at| at == line_text.len()) {
+    // A table's head goes on after its key, but with nothing that could be a secret.
+    if show == Show::Key && hidden.is_some_and(|at| matches!(line_text[at..].trim_end(), "" | "]")) {
         line_text.clone_into(&mut excerpt);
     }
     let excerpt = excerpt.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -191,8 +192,9 @@ fn secret_start(line: &str) -> Option<usize> {
             _ => word.clear(),
         }
     }
-    let scheme = line.find("://")? + 3;
-    line[scheme..].contains('@').then_some(scheme)
+    // What stands before an `@` may be a user with a password, as in a URL.
+    let address = line.find('@')?;
+    Some(line[..address].rfind(['"', '\'']).or_else(|| line[..address].find('=')).map_or(0, |at| at + 1))
 }
 
 /// The candidate that `word` was probably meant to be.

@@ -83,7 +83,9 @@ impl Loaded {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, Errors> {
         let (table, syntax_errors) = DeTable::parse_recoverable(text);
-        let base = path.parent().unwrap_or(Path::new(""));
+        // The gateway may be started from anywhere, and what is printed should be true elsewhere too.
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let base = absolute.parent().unwrap_or(Path::new("/"));
         let context = Context {
             text,
             base,

@@ -5,10 +5,11 @@
 //! there. It touches no port, no network and nothing in the data directory, so that `tidegate check` may run anywhere.
 //!
 //! `loaded` goes through the file, `sources` and `sinks` read its sections, `section` reads one table and notes what
-//! nobody asked for, `values`, `units` and `secret` read single values, `errors` words what is wrong, `print` writes the
+//! nobody asked for, `field` one value, `values`, `units` and `secret` read single values, `errors` words what is wrong, `print` writes the
 //! outcome as a file again.
 
 mod errors;
+mod field;
 mod loaded;
 mod print;
 mod secret;

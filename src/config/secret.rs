@@ -5,7 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::Secret;
-use super::section::{Field, Section, clip_path};
+use super::field::{Field, clip_path};
+use super::section::Section;
 use super::units::is_variable_name;
 
 /// A secret's file is not larger than this, in bytes.
@@ -66,7 +67,7 @@ fn secret(field: &Field<'_>) -> Option<Secret> {
             return None;
         }
     };
-    match found.and_then(usable) {
+    match found.and_then(|text| usable(&text)) {
         Ok(secret) => {
             cx.origins.borrow_mut().insert(field.path.clone(), origin);
             Some(Secret::new(secret))
@@ -109,7 +110,7 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// The secret without the line end that editors leave behind it.
-fn usable(text: String) -> Result<String, String> {
+fn usable(text: &str) -> Result<String, String> {
     let secret = text.trim_end_matches(['\r', '\n']);
     if text.len() as u64 > SECRET_BYTES_MAX {
         Err("expected a secret of at most 64 KiB".to_owned())

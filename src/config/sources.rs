@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::section::{Field, Section, clip_path};
+use super::field::{Field, clip_path};
+use super::section::Section;
 use super::{Gateway, Mqtt, MqttVersion, Parity, ProfileUse, Retained, Serial, Tls, secret, units, values};
 
 const LABELS_MAX: usize = 32;
@@ -82,7 +83,7 @@ pub(super) fn tls(section: &Section<'_>) -> Tls {
     match (section.has("certificate"), section.has("key")) {
         (true, false) => section.problem_at("key", "missing: expected the key of `certificate`".to_owned(), None),
         (false, true) => {
-            section.problem_at("certificate", "missing: expected the certificate of `key`".to_owned(), None)
+            section.problem_at("certificate", "missing: expected the certificate of `key`".to_owned(), None);
         }
         _ => {}
     }

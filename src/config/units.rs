@@ -159,16 +159,10 @@ pub(super) fn unescape(text: &str) -> Result<Vec<u8>, String> {
                 let valid = digits.len() == 2 && digits.chars().all(|c| c.is_ascii_hexdigit());
                 match u8::from_str_radix(&digits, 16) {
                     Ok(byte) if valid => bytes.push(byte),
-                    _ => return Err(format!("expected two hexadecimal digits after `\\x`, found `{}`", clip(&digits))),
+                    _ => return Err("two hexadecimal digits after each `\\x`".to_owned()),
                 }
             }
-            Some(other) => {
-                return Err(format!(
-                    "expected `\\r`, `\\n`, `\\t`, `\\0`, `\\\\` or `\\xHH`, found `\\{}`",
-                    clip(&other.to_string())
-                ));
-            }
-            None => return Err("expected a character after `\\`".to_owned()),
+            Some(_) | None => return Err("`\\r`, `\\n`, `\\t`, `\\0`, `\\\\` or `\\xHH` for each `\\`".to_owned()),
         }
     }
     Ok(bytes)

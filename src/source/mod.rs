@@ -1,4 +1,5 @@
-//! Sources: where frames come from.
+//! Sources: where bytes come from. Each reads all that is there at once and hands it over as one batch of frames; each owns
+//! its connection, comes back by itself, and acknowledges only what is safe.
 
 pub mod framing;
-pub mod serial;
+pub mod mqtt;

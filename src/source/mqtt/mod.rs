@@ -1,0 +1,138 @@
+//! MQTT: a subscriber of one broker that acknowledges a message only after what it led to is durable.
+//!
+//! A connection loop of our own over rumqttc's codec, because its event loop can neither coalesce reads, nor stop
+//! reading while pings and acknowledgements go on, nor read past a packet that is too large.
+//!
+//! - [`wire`]: bytes to packets and back, for both versions; the only file that names rumqttc;
+//! - [`session`], with [`receipts`], [`subscriptions`] and [`retained`]: what follows from a packet, without I/O;
+//! - [`stream`], [`tls`]: the socket; [`connection`]: the driver; [`backoff`], [`outage`]: between connections.
+//!
+//! Invariants: nothing here awaits the disk; whatever the broker does, the source tries again and says so once; memory is
+//! bounded by the budget of the source and the limit for one packet.
+
+use std::time::Duration;
+
+use tokio::sync::{oneshot, watch};
+
+use crate::clock;
+use crate::config::{self, MqttVersion};
+use crate::counters::Counters;
+use crate::intake::Intake;
+use crate::reading::{Frames, Receipt};
+use crate::status::Link;
+
+use self::backoff::Backoff;
+use self::connection::{ConnectionError, Source};
+use self::outage::Outage;
+use self::session::Session;
+
+mod backoff;
+mod connection;
+mod outage;
+mod receipts;
+mod retained;
+mod session;
+mod stream;
+mod subscriptions;
+mod tls;
+mod wire;
+
+/// Where frames go: the intake, and in tests a stand-in whose commits the test controls.
+trait Sink {
+    /// Takes all frames of one read; gives the number that must be durable until they are safe.
+    fn accept(&mut self, frames: &Frames, receipts: &[Receipt]) -> u64;
+    /// Starts the commit now.
+    fn hurry(&mut self);
+}
+
+impl Sink for Intake {
+    fn accept(&mut self, frames: &Frames, receipts: &[Receipt]) -> u64 {
+        Intake::accept(self, frames, receipts)
+    }
+
+    fn hurry(&mut self) {
+        Intake::hurry(self);
+    }
+}
+
+/// Subscribes to a broker and hands its messages to `intake` until `stop` says so (or is dropped); then it acknowledges
+/// what becomes durable within five seconds and takes leave. Errors are retried for ever and shown in `link`.
+///
+/// The source has a thread of its own, because it sleeps between reads (see [`connection`]); the future only waits for
+/// that thread.
+pub async fn run(
+    settings: config::Mqtt,
+    client_id: String,
+    intake: Intake,
+    link: Link,
+    counters: Counters,
+    stop: watch::Receiver<bool>,
+) {
+    let (known, filters, durable) = (intake.known_receipts(), intake.subscriptions(), intake.durable());
+    let name = settings.name.clone();
+    let source = Source {
+        session: Session::new(&settings, &known, filters),
+        outage: Outage::new(&settings.name, link.clone(), &counters),
+        settings,
+        client_id,
+        sink: intake,
+        durable,
+        stop,
+    };
+    let (done, finished) = oneshot::channel();
+    let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let outcome = runtime.map(|runtime| runtime.block_on(stay_connected(source)));
+        let _ = done.send(outcome);
+    });
+    let failed = match thread {
+        Err(error) => format!("its thread cannot be started: {error}"),
+        Ok(_) => match finished.await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => format!("its runtime cannot be started: {error}"),
+            Err(_) => "its thread panicked, which is a defect: please report it".to_owned(),
+        },
+    };
+    tracing::error!(source = name, "the source has ended: {failed}");
+    link.down(failed);
+}
+
+/// Connects again and again until the gateway stops.
+async fn stay_connected<S: Sink>(mut source: Source<S>) {
+    let mut backoff = Backoff::default();
+    let mut short_lived = 0;
+    loop {
+        let begun = clock::instant();
+        let Err(error) = connection::serve(&mut source).await else { break };
+        let now = clock::instant();
+        let lasted = now.saturating_duration_since(begun);
+        if *source.stop.borrow() {
+            tracing::warn!(source = source.settings.name, "while stopping: {error}");
+            break;
+        }
+        let taken_over = matches!(error, ConnectionError::TakenOver(_));
+        let closed = matches!(error, ConnectionError::Closed | ConnectionError::Io(_));
+        short_lived = if closed && lasted < SHORT_LIVED { short_lived + 1 } else { 0 };
+        let mut why = error.to_string();
+        if short_lived >= 3 && source.settings.version == MqttVersion::V4 {
+            why.push_str(&format!(
+                ", for the {short_lived}th time in a row; MQTT 3.1.1 does not tell why: does another client use the \
+                 client id {:?}?",
+                source.client_id
+            ));
+        }
+        source.outage.down(now, why);
+        let wait = backoff.next(lasted, taken_over, fastrand::f32());
+        tokio::select! {
+            () = connection::stopped(&mut source.stop) => break,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+    source.outage.stopped("stopped");
+}
+
+/// A connection that the broker closes sooner than that may have been closed for another client with the same id.
+const SHORT_LIVED: Duration = Duration::from_secs(20);
+
+#[cfg(test)]
+mod tests;

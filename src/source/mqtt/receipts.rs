@@ -1,0 +1,131 @@
+//! Which QoS 1 messages of the session were taken already, so that one that the broker sends again is not counted twice:
+//! after a crash between commit and PUBACK, and after any lost connection.
+//!
+//! Invariants: never more receipts than the in-flight limit, since the broker can send no more than that again; of two
+//! messages with the same packet identifier only the later counts; only a publish with DUP in a resumed session, and
+//! only its first appearance in that connection, can be a known one.
+
+use std::collections::{HashMap, VecDeque};
+
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use crate::reading::Receipt;
+
+/// A 64-bit hash of topic and payload. It is stored on disk: changing it makes one redelivery unrecognised.
+pub(super) fn hash(topic: &str, payload: &[u8]) -> u64 {
+    xxh3_64_with_seed(payload, xxh3_64(topic.as_bytes()))
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    receipt: Receipt,
+    append: u64,
+}
+
+/// The receipts of one session.
+#[derive(Debug)]
+pub(super) struct Receipts {
+    count_max: usize,
+    /// The last messages in the order of arrival.
+    taken: VecDeque<Known>,
+    /// Those that the broker may send again in this connection, by packet identifier; empty in a new session.
+    resumed: HashMap<u16, Known>,
+}
+
+impl Receipts {
+    /// `stored` are those that earlier runs made durable.
+    pub(super) fn new(count_max: u16, stored: &[Receipt]) -> Self {
+        let count_max = usize::from(count_max.max(1));
+        let taken = stored.iter().map(|&receipt| Known { receipt, append: 0 }).collect();
+        Self { count_max, taken, resumed: HashMap::new() }
+    }
+
+    /// A connection begins; `resumed` says whether the broker still had the session.
+    pub(super) fn connected(&mut self, resumed: bool) {
+        self.resumed.clear();
+        if resumed {
+            // Later ones replace earlier ones with the same identifier.
+            self.resumed.extend(self.taken.iter().map(|known| (known.receipt.packet_id, *known)));
+        } else {
+            self.taken.clear();
+        }
+    }
+
+    /// The append number of the message, if it was taken before; it is remembered for the next connection either way.
+    pub(super) fn recognise(&mut self, receipt: Receipt, dup: bool) -> Option<u64> {
+        if self.resumed.is_empty() {
+            return None;
+        }
+        let known = self.resumed.remove(&receipt.packet_id).filter(|known| dup && known.receipt == receipt)?;
+        self.remember(receipt, known.append);
+        Some(known.append)
+    }
+
+    /// The message was handed over with that append number.
+    pub(super) fn remember(&mut self, receipt: Receipt, append: u64) {
+        if self.taken.len() >= self.count_max {
+            self.taken.pop_front();
+        }
+        self.taken.push_back(Known { receipt, append });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receipt(packet_id: u16, text: &str) -> Receipt {
+        Receipt { packet_id, hash: hash("t", text.as_bytes()) }
+    }
+
+    #[test]
+    fn a_stored_receipt_is_recognised_once_and_only_in_a_resumed_session_with_dup() {
+        let stored = [receipt(1, "a"), receipt(2, "b")];
+        let mut receipts = Receipts::new(20, &stored);
+        assert_eq!(receipts.recognise(stored[0], true), None, "not connected");
+        receipts.connected(true);
+        assert_eq!(receipts.recognise(stored[0], true), Some(0));
+        assert_eq!(receipts.recognise(stored[0], true), None, "a second time it is a new message");
+        assert_eq!(receipts.recognise(stored[1], false), None, "without DUP it is a new message");
+        assert_eq!(receipts.recognise(stored[1], true), None, "its identifier has been used again");
+        receipts.connected(false);
+        receipts.connected(true);
+        assert_eq!(receipts.recognise(stored[0], true), None, "the session was lost in between");
+    }
+
+    #[test]
+    fn another_payload_under_the_same_identifier_is_new() {
+        let mut receipts = Receipts::new(20, &[receipt(1, "a")]);
+        receipts.connected(true);
+        assert_eq!(receipts.recognise(receipt(1, "b"), true), None);
+    }
+
+    #[test]
+    fn of_two_with_the_same_identifier_the_later_counts() {
+        let mut receipts = Receipts::new(20, &[]);
+        receipts.connected(false);
+        receipts.remember(receipt(7, "a"), 1);
+        receipts.remember(receipt(7, "b"), 2);
+        receipts.connected(true);
+        assert_eq!(receipts.recognise(receipt(7, "b"), true), Some(2));
+        // And again after the next lost connection.
+        receipts.connected(true);
+        assert_eq!(receipts.recognise(receipt(7, "b"), true), Some(2));
+    }
+
+    #[test]
+    fn never_more_than_the_in_flight_limit() {
+        let mut receipts = Receipts::new(3, &[]);
+        for id in 1..=10 {
+            receipts.remember(receipt(id, "a"), u64::from(id));
+        }
+        receipts.connected(true);
+        assert_eq!(receipts.recognise(receipt(7, "a"), true), None);
+        assert_eq!(receipts.recognise(receipt(8, "a"), true), Some(8));
+    }
+
+    #[test]
+    fn where_the_topic_ends_matters() {
+        assert_ne!(hash("ab", b"c"), hash("a", b"bc"));
+    }
+}

@@ -1,0 +1,89 @@
+//! The uplink: takes durable records from the outbox, sends them to Kafka, and tells the outbox which of them Kafka
+//! has. Every failed delivery keeps the record: it is still ours.
+//!
+//! | file | what it is |
+//! |---|---|
+//! | `drain.rs` | the loop, in which all control is |
+//! | `source.rs`, `sink.rs` | its two seams: the outbox before it, Kafka's client behind it |
+//! | `kafka.rs` | the only file that names rdkafka |
+//! | `encode.rs`, `time.rs`, `topic.rs` | what a record looks like, and where it goes |
+//! | `flight.rs` | records handed over and not reported on |
+//! | `trial.rs` | which record of a batch Kafka refuses |
+//! | `parking.rs` | topics that take nothing at present |
+//! | `health.rs` | whether Kafka can be reached, and the one line that says so |
+
+mod drain;
+mod encode;
+mod flight;
+mod health;
+pub mod kafka;
+mod parking;
+pub mod sink;
+pub mod source;
+mod time;
+pub mod topic;
+mod trial;
+
+use std::time::Instant;
+
+use tokio::sync::watch;
+use tracing::error;
+
+pub use drain::Tuning;
+
+use crate::config;
+use crate::counters::Counters;
+use crate::outbox::Outbox;
+use crate::status::Link;
+
+/// Runs the uplink of a gateway.
+///
+/// `stop` holds `None` while the gateway runs. Once it holds a moment, the uplink goes on with what is durable until
+/// everything is delivered, only records of parked topics are left, or that moment has passed; then it returns.
+pub async fn run(
+    settings: config::Kafka,
+    gateway: config::Gateway,
+    outbox: Outbox,
+    link: Link,
+    counters: Counters,
+    stop: watch::Receiver<Option<Instant>>,
+) {
+    let connect = kafka::KafkaConnect::new(settings.clone(), &gateway);
+    let source = source::OutboxSource::new(outbox);
+    drain(&settings, &gateway, source, connect, link, counters, Tuning::default(), stop).await;
+}
+
+/// [`run`] between any source and any sink.
+#[allow(clippy::too_many_arguments, reason = "each is one seam of the uplink, and there are two callers")]
+pub async fn drain<S: source::Source, C: sink::Connect>(
+    settings: &config::Kafka,
+    gateway: &config::Gateway,
+    source: S,
+    connect: C,
+    link: Link,
+    counters: Counters,
+    mut tuning: Tuning,
+    stop: watch::Receiver<Option<Instant>>,
+) {
+    let topics = match topic::Topics::new(&gateway.id, &settings.topics, settings.layout, &counters) {
+        Ok(topics) => topics,
+        // The configuration was checked when it was loaded, so this is a defect; nothing is lost by it.
+        Err(reason) => {
+            error!("the uplink cannot start: {reason}");
+            link.down(reason.to_string());
+            return;
+        }
+    };
+    tuning.probe_max = tuning.probe_max.min(settings.reconnect_max);
+    let parts = drain::Parts {
+        source,
+        connect,
+        encoder: encode::Encoder::new(gateway, settings),
+        topics,
+        flight: flight::Flight::new(settings.in_flight_max, settings.in_flight_bytes_max),
+        link,
+        counters,
+        tuning,
+    };
+    drain::Drain::new(parts).run(stop).await;
+}
