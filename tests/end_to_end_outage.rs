@@ -1,5 +1,8 @@
 //! What an outage must not do: whatever the broker saw acknowledged is in Kafka afterwards.
 
+// Clippy takes only functions marked `#[test]` for tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
 mod support;
 
 use support::publish::{LinePublisher, PahoPublisher, publish_lines};

@@ -4,10 +4,12 @@
     admin.py HOST:PORT allow-all USER            may do everything but what is denied
     admin.py HOST:PORT deny-write USER TOPIC
     admin.py HOST:PORT permit-write USER TOPIC   takes that back
+    admin.py HOST:PORT count TOPIC               prints how many records were ever written to it
 """
 
 import sys
 
+from kafka import KafkaConsumer, TopicPartition
 from kafka.admin import (
     ACL,
     ACLFilter,
@@ -45,6 +47,11 @@ def main():
         user, topic = arguments
         pattern = ResourcePattern(ResourceType.TOPIC, topic)
         admin.delete_acls([ACLFilter(f"User:{user}", "*", ACLOperation.WRITE, ACLPermissionType.DENY, pattern)])
+    elif command == "count":
+        (topic,) = arguments
+        consumer = KafkaConsumer(bootstrap_servers=sys.argv[1], group_id=None)
+        partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
+        print(sum(consumer.end_offsets(partitions).values()) if partitions else 0)
     else:
         raise SystemExit(f"unknown command {command}")
     admin.close()

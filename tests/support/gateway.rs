@@ -90,8 +90,11 @@ impl Config {
     pub(crate) fn text(&self, directory: &Path) -> String {
         let Self { gateway, sources, outbox, kafka } = self;
         let id = if gateway.contains("id =") { "" } else { "id = \"test\"\n" };
-        let data_dir =
-            if gateway.contains("data_dir =") { String::new() } else { format!("data_dir = \"{}/data\"\n", directory.display()) };
+        let data_dir = if gateway.contains("data_dir =") {
+            String::new()
+        } else {
+            format!("data_dir = \"{}/data\"\n", directory.display())
+        };
         let profiles_dir = if gateway.contains("profiles_dir =") {
             String::new()
         } else {

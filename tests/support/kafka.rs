@@ -86,6 +86,7 @@ impl Kafka {
                  transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
                  group.initial.rebalance.delay.ms=0\ncontrolled.shutdown.enable=false\n\
                  num.network.threads=2\nnum.io.threads=2\n\
+                 broker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=500\n\
                  {}\n",
                 options.properties.replace("{dir}", &directory)
             ),
