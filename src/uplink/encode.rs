@@ -77,9 +77,7 @@ impl Encoder {
     /// The value that part `part` of a record is about, in the narrow layout.
     pub(crate) fn field<'a>(&self, chunk: &'a Chunk, index: usize, part: usize) -> Option<&'a Field> {
         match chunk.batch.records.get(index) {
-            Some(Record::Reading(reading)) if self.layout == Layout::Narrow => {
-                chunk.batch.fields_of(reading).get(part)
-            }
+            Some(Record::Reading(reading)) if self.layout == Layout::Narrow => chunk.batch.fields_of(reading).get(part),
             _ => None,
         }
     }

@@ -258,9 +258,7 @@ impl Flight {
     pub(crate) fn places(&self) -> HashSet<Place> {
         self.slots
             .iter()
-            .filter_map(|slot| {
-                slot.chunk.as_ref().map(|chunk| (chunk.segment, chunk.lane, chunk.seq(slot.index)))
-            })
+            .filter_map(|slot| slot.chunk.as_ref().map(|chunk| (chunk.segment, chunk.lane, chunk.seq(slot.index))))
             .collect()
     }
 }

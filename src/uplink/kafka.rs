@@ -61,12 +61,15 @@ impl KafkaConnect {
             .set("message.max.bytes", MESSAGE_BYTES_MAX.to_string())
             .set("batch.size", BATCH_BYTES_MAX.to_string())
             .set("linger.ms", ms(settings.linger))
-            .set("compression.type", match settings.compression {
-                Compression::None => "none",
-                Compression::Gzip => "gzip",
-                Compression::Lz4 => "lz4",
-                Compression::Zstd => "zstd",
-            })
+            .set(
+                "compression.type",
+                match settings.compression {
+                    Compression::None => "none",
+                    Compression::Gzip => "gzip",
+                    Compression::Lz4 => "lz4",
+                    Compression::Zstd => "zstd",
+                },
+            )
             // Ours are smaller, so that a full queue would be a defect of ours; in the narrow layout one record more
             // than the limit may be on its way.
             .set("queue.buffering.max.messages", (settings.in_flight_max.saturating_mul(2) + 10_000).to_string())
@@ -109,11 +112,8 @@ impl Connect for KafkaConnect {
     type Sink = KafkaSink;
 
     fn connect(&mut self, generation: u32, reports: &Arc<Reports>) -> Result<KafkaSink, String> {
-        let context = Context {
-            generation,
-            reports: Arc::clone(reports),
-            remarks: Mutex::new(Throttle::new(REMARK_INTERVAL)),
-        };
+        let context =
+            Context { generation, reports: Arc::clone(reports), remarks: Mutex::new(Throttle::new(REMARK_INTERVAL)) };
         let producer = BaseProducer::from_config_and_context(&self.client_config(), context)
             .map_err(|error| format!("Kafka's client refused its configuration: {error}"))?;
         let producer = Arc::new(producer);
@@ -219,12 +219,11 @@ pub struct Context {
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // What concerns connections comes again through `error`, and being offline is a normal state.
-        let connection = matches!(facility, "FAIL" | "ERROR" | "BRKMAIN" | "CONNECT" | "REQTMOUT" | "CLUSTERID" | "SASL");
+        let connection =
+            matches!(facility, "FAIL" | "ERROR" | "BRKMAIN" | "CONNECT" | "REQTMOUT" | "CLUSTERID" | "SASL");
         let important = (level as i32) <= RDKafkaLogLevel::Warning as i32 && !connection;
         let now = clock::instant();
-        let pass = important
-            .then(|| self.remarks.lock().unwrap_or_else(PoisonError::into_inner).pass(now))
-            .flatten();
+        let pass = important.then(|| self.remarks.lock().unwrap_or_else(PoisonError::into_inner).pass(now)).flatten();
         match pass {
             Some(suppressed) => warn!(facility, suppressed, "Kafka's client: {message}"),
             None => debug!(facility, "Kafka's client: {message}"),
@@ -237,8 +236,14 @@ impl ClientContext for Context {
             Some(Code::Fatal) => Report::Fatal { generation, reason: reason.to_owned() },
             Some(Code::AllBrokersDown) => Report::Unreachable { generation, probed: false, reason: reason.to_owned() },
             Some(
-                Code::Resolve | Code::BrokerTransportFailure | Code::Authentication | Code::SSL | Code::OperationTimedOut
-                | Code::SaslAuthenticationFailed | Code::UnsupportedSASLMechanism | Code::ClusterAuthorizationFailed,
+                Code::Resolve
+                | Code::BrokerTransportFailure
+                | Code::Authentication
+                | Code::SSL
+                | Code::OperationTimedOut
+                | Code::SaslAuthenticationFailed
+                | Code::UnsupportedSASLMechanism
+                | Code::ClusterAuthorizationFailed,
             ) => Report::Hint { generation, reason: reason.to_owned() },
             _ => {
                 debug!(%error, "Kafka's client: {reason}");

@@ -81,13 +81,16 @@ impl Parking {
             self.overflow_at.get_or_insert(now + self.delay_max);
             return false;
         }
-        self.topics.insert(topic.into(), Parked {
-            reason: reason.to_owned(),
-            waiting: 1,
-            delay: self.delay_min,
-            retry_at: now + self.delay_min,
-            copy: copy.map(Arc::new),
-        });
+        self.topics.insert(
+            topic.into(),
+            Parked {
+                reason: reason.to_owned(),
+                waiting: 1,
+                delay: self.delay_min,
+                retry_at: now + self.delay_min,
+                copy: copy.map(Arc::new),
+            },
+        );
         true
     }
 
@@ -145,7 +148,9 @@ impl Parking {
             .topics
             .iter()
             .take(NAMED_MAX)
-            .map(|(topic, parked)| format!("parked: topic {topic} ({}), {} records waiting", parked.reason, parked.waiting))
+            .map(|(topic, parked)| {
+                format!("parked: topic {topic} ({}), {} records waiting", parked.reason, parked.waiting)
+            })
             .collect();
         let more = self.topics.len().saturating_sub(NAMED_MAX);
         if more > 0 || self.overflow_at.is_some() {

@@ -39,7 +39,9 @@ pub enum TemplateError {
         template: String,
     },
     /// A character that no topic may have.
-    #[error("topic {template:?}: {found:?} cannot stand in a topic's name; Kafka allows a-z, A-Z, 0-9, '.', '_' and '-'")]
+    #[error(
+        "topic {template:?}: {found:?} cannot stand in a topic's name; Kafka allows a-z, A-Z, 0-9, '.', '_' and '-'"
+    )]
     Character {
         /// The whole template.
         template: String,
