@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::counters::{Count, Counter, Counters};
 use crate::decode::{Decoder, Outcome, Rejection};
 use crate::outbox::{Lane, Outbox};
+use crate::print::Printer;
 use crate::reading::{Batch, DeadLetter, Frame, Frames, Name, Receipt, Record, Stamp};
 
 /// Dead letters that one source may append for one reason before the rest is only counted: this many at once …
@@ -13,13 +14,22 @@ const DEAD_LETTER_BURST: u32 = 20;
 /// … and one more for every so many milliseconds.
 const DEAD_LETTER_REFILL_MS: u64 = 1_000;
 
+/// Where records go.
+#[derive(Clone, Debug)]
+pub enum Sink {
+    /// To the outbox, and on to Kafka.
+    Outbox(Outbox),
+    /// To the person at the terminal, who wants to see what would be stored.
+    Print(Printer),
+}
+
 /// What a source hands its frames to.
 #[derive(Debug)]
 pub struct Intake {
     source: Name,
     session: Option<Name>,
     decoder: Decoder,
-    outbox: Outbox,
+    sink: Sink,
     counters: Counters,
     counts: SourceCounts,
     limits: Vec<Bucket>,
@@ -40,13 +50,13 @@ struct SourceCounts {
 impl Intake {
     /// An intake for the source of that name; `session` is its MQTT session, if it has one.
     #[must_use]
-    pub fn new(source: &str, session: Option<&str>, decoder: Decoder, outbox: Outbox, counters: &Counters) -> Self {
+    pub fn new(source: &str, session: Option<&str>, decoder: Decoder, sink: Sink, counters: &Counters) -> Self {
         let counter = |count| counters.counter(count, source);
         Self {
             source: Arc::from(source),
             session: session.map(Arc::from),
             decoder,
-            outbox,
+            sink,
             counts: SourceCounts {
                 frames: counter(Count::FramesReceived),
                 bytes: counter(Count::BytesReceived),
@@ -81,7 +91,10 @@ impl Intake {
         self.counts.states.add(states);
         self.counts.ignored.add(ignored);
         self.counts.retained_without_time.add(without_time);
-        self.outbox.append(Lane::Raw, &mut self.batch, self.session.as_ref(), receipts)
+        match &self.sink {
+            Sink::Outbox(outbox) => outbox.append(Lane::Raw, &mut self.batch, self.session.as_ref(), receipts),
+            Sink::Print(printer) => printer.print(frames, &mut self.batch),
+        }
     }
 
     fn reject(&mut self, frame: &Frame<'_>, received: Stamp, rejection: Rejection) {
@@ -118,18 +131,26 @@ impl Intake {
     /// The highest append number that is safe.
     #[must_use]
     pub fn durable(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.outbox.durable()
+        match &self.sink {
+            Sink::Outbox(outbox) => outbox.durable(),
+            Sink::Print(printer) => printer.printed(),
+        }
     }
 
     /// Asks for a commit now.
     pub fn hurry(&self) {
-        self.outbox.hurry();
+        if let Sink::Outbox(outbox) = &self.sink {
+            outbox.hurry();
+        }
     }
 
     /// Receipts of this source's session which earlier runs had stored.
     #[must_use]
     pub fn known_receipts(&self) -> Vec<Receipt> {
-        self.session.as_ref().map(|session| self.outbox.known_receipts(session)).unwrap_or_default()
+        match (&self.sink, &self.session) {
+            (Sink::Outbox(outbox), Some(session)) => outbox.known_receipts(session),
+            _ => Vec::new(),
+        }
     }
 }
 

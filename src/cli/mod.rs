@@ -1,3 +1,132 @@
-//! The subcommands of the `tidegate` command.
+//! The `tidegate` command: what it takes, and which part answers it.
 
 pub mod check;
+pub mod run;
+pub mod status;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Loaded, Problem};
+use crate::profile::ProfileSet;
+
+/// Where a configuration is looked for unless one is named.
+const CONFIG: &str = "/etc/tidegate/gateway.toml";
+
+/// An IoT edge gateway with offline buffering: MQTT and serial in, Kafka out, nothing acknowledged is ever lost.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about = None)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What to log: error, warn, info, debug, trace, or a list such as info,tidegate::uplink=debug
+    #[arg(long, global = true, env = "TIDEGATE_LOG", default_value = "info", value_name = "LEVEL")]
+    log: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway
+    Run {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Show readings instead of storing and sending them: no Kafka, no data directory, no session left at the broker
+        #[arg(long)]
+        print: bool,
+        /// How --print shows them; a table on a terminal and NDJSON elsewhere unless set
+        #[arg(long, requires = "print")]
+        format: Option<PrintFormat>,
+    },
+    /// Say whether a configuration is fit to run, without touching a port, the network or the data directory
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Show the configuration as it will be used, without its secrets
+        #[arg(long)]
+        print: bool,
+    },
+    /// Show links, backlog and counters of the running gateway
+    Status {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The data directory, instead of looking it up in the configuration
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The configuration
+    #[arg(long, short, env = "TIDEGATE_CONFIG", default_value = CONFIG, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PrintFormat {
+    /// Columns for a person
+    Table,
+    /// One record a line
+    Ndjson,
+}
+
+/// Does what the command line asks for.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Cli { command, log } = Cli::parse();
+    if let Err(error) = crate::log::start(&log) {
+        return fail(&format!("--log {log}: {error}; expected a level such as info, or info,tidegate::uplink=debug"));
+    }
+    match command {
+        Command::Run { config, print: false, .. } => run::gateway(&config.config),
+        Command::Run { config, print: true, format } => run::print(
+            &config.config,
+            format.map(|format| match format {
+                PrintFormat::Table => crate::print::Format::Table,
+                PrintFormat::Ndjson => crate::print::Format::Ndjson,
+            }),
+        ),
+        Command::Check { config, print } => check::run(&config.config, print, further),
+        Command::Status { config, data_dir, json } => status::run(&config.config, data_dir, json),
+    }
+}
+
+/// What of a configuration can only be checked with the profiles at hand.
+fn further(loaded: &Loaded) -> Vec<Problem> {
+    profiles(loaded).1
+}
+
+/// The profiles that a configuration can use, and what is wrong with those that it does use.
+pub(crate) fn profiles(loaded: &Loaded) -> (ProfileSet, Vec<Problem>) {
+    use crate::decode::Decoder;
+
+    let (set, errors) = ProfileSet::load(&loaded.config.gateway.profiles_dir);
+    for error in &errors {
+        tracing::warn!("a profile is left out: {error}");
+    }
+    let mut problems = Vec::new();
+    for mqtt in &loaded.config.mqtt {
+        if let Err(error) = Decoder::for_mqtt(mqtt, &set) {
+            problems.push(loaded.problem(&format!("{}.profiles", mqtt.name), error.to_string(), None));
+        }
+    }
+    for serial in &loaded.config.serial {
+        if let Err(error) = Decoder::for_serial(serial, &set) {
+            problems.push(loaded.problem(&format!("{}.profile", serial.name), error.to_string(), None));
+        }
+    }
+    (set, problems)
+}
+
+/// Tells a person what is wrong, and gives the code for a command that could not be carried out.
+fn fail(message: &str) -> ExitCode {
+    use std::io::Write;
+    // Nobody is left to tell when this fails.
+    let _ = writeln!(std::io::stderr(), "error: {message}");
+    ExitCode::from(2)
+}

@@ -18,9 +18,9 @@ const MEASUREMENTS_MAX: usize = 4_096;
 pub const FIELDS_MAX: usize = 256;
 /// The longest text that is a value; a longer one is rejected and counted.
 pub const TEXT_BYTES_MAX: usize = 1_024;
-/// Stands between the keys of a remembered path. It may occur in a key of a hostile payload, which then shares the rules
+/// Stands before each of the keys of a remembered path. It may occur in a key of a hostile payload, which then shares the rules
 /// of another path: harmless, since rules only choose names.
-const BETWEEN: char = '\u{1f}';
+const BEFORE_KEY: char = '\u{1f}';
 
 /// A rule that matches a path, with the name that the path gives.
 #[derive(Debug)]
@@ -85,9 +85,7 @@ impl Extractor {
         let in_list = doc.kind(parent) == Some(Kind::List);
         let length = self.path.len();
         for (position, (index, node)) in doc.children(parent).enumerate() {
-            if length > 0 {
-                self.path.push(BETWEEN);
-            }
+            self.path.push(BEFORE_KEY);
             if in_list {
                 use std::fmt::Write as _;
                 // Writing to a String cannot fail.
@@ -122,8 +120,10 @@ impl Extractor {
                 },
                 Outcome::Wrong(reason, detail) => {
                     extracted.rejected.push(reason);
-                    let at = self.path.replace(BETWEEN, ".");
-                    extracted.first.get_or_insert_with(|| format!("{at}: {detail}"));
+                    extracted.first.get_or_insert_with(|| {
+                        let at = self.path.trim_start_matches(BEFORE_KEY).replace(BEFORE_KEY, ".");
+                        format!("{at}: {detail}")
+                    });
                 }
             }
             return;
@@ -132,7 +132,7 @@ impl Extractor {
 
     /// Works out which rules the path meets.
     fn remember(&mut self) {
-        let keys: Vec<&str> = self.path.split(BETWEEN).collect();
+        let keys: Vec<&str> = self.path.split(BEFORE_KEY).skip(1).collect();
         let mut candidates = Vec::new();
         if !self.profile.skip.iter().any(|path| path.matches(&keys).is_some()) {
             for (index, rule) in self.profile.fields.iter().enumerate() {
@@ -231,7 +231,9 @@ fn apply(rule: &FieldRule, doc: &Doc, node: &Node) -> Outcome {
                 Ok(number) => take_number(rule, number),
                 Err(_) => wrong(rule, "too many digits"),
             },
-            ValueType::Number | ValueType::Any | ValueType::Text => Outcome::Value(Value::Text(doc.text(digits).into())),
+            ValueType::Number | ValueType::Any | ValueType::Text => {
+                Outcome::Value(Value::Text(doc.text(digits).into()))
+            }
             ValueType::Flag => wrong(rule, "a large number"),
         },
         Kind::Text(text) => from_text(rule, doc.text(text), doc.untyped),

@@ -134,7 +134,11 @@ impl Decoder {
             let profile = find(profiles, &used.id, &settings.name)?;
             let Transport::Mqtt(topics) = &profile.transport else {
                 let origin = settings.name.clone();
-                return Err(DecoderError::WrongTransport { origin, profile: Arc::clone(&profile.id), expected: "serial" });
+                return Err(DecoderError::WrongTransport {
+                    origin,
+                    profile: Arc::clone(&profile.id),
+                    expected: "serial",
+                });
             };
             routes.add(&settings.name, &profile.id, topics, used)?;
             extractors.push(Extractor::new(profile));
@@ -289,7 +293,9 @@ impl Decoder {
     fn read_json(&mut self, text: &str, profile: usize) -> Step<()> {
         match self.doc.read_json(text) {
             Ok(()) if self.doc.root().is_some_and(|(_, node)| matches!(node.kind, Kind::Object | Kind::List)) => Ok(()),
-            Ok(()) => self.reject(profile, Reason::WrongType, format!("expected a JSON object, found {}", quoted(text))),
+            Ok(()) => {
+                self.reject(profile, Reason::WrongType, format!("expected a JSON object, found {}", quoted(text)))
+            }
             Err(error) if error.too_large => self.reject(profile, Reason::TooLarge, error.detail),
             Err(error) => self.reject(profile, Reason::NotJson, error.detail),
         }
@@ -408,7 +414,8 @@ impl Decoder {
             (true, _) => true,
             (_, true) => false,
             _ => {
-                let known = rule.online.iter().chain(&rule.offline).map(String::as_str).collect::<Vec<_>>().join("`, `");
+                let known =
+                    rule.online.iter().chain(&rule.offline).map(String::as_str).collect::<Vec<_>>().join("`, `");
                 let detail = format!("expected one of `{known}`, found {}", quoted(word));
                 return self.reject(profile, Reason::WrongType, detail);
             }

@@ -50,7 +50,13 @@ impl Routes {
     }
 
     /// Adds the topics of a profile; the first one added has the first say.
-    pub(super) fn add(&mut self, origin: &str, id: &Name, topics: &Topics, used: &ProfileUse) -> Result<(), DecoderError> {
+    pub(super) fn add(
+        &mut self,
+        origin: &str,
+        id: &Name,
+        topics: &Topics,
+        used: &ProfileUse,
+    ) -> Result<(), DecoderError> {
         let refuse =
             |error: PatternError| DecoderError::Topic { origin: origin.to_owned(), profile: Arc::clone(id), error };
         if used.prefix.is_some() && topics.prefix.is_none() {
@@ -71,7 +77,11 @@ impl Routes {
             states: topics.states.iter().map(state).collect::<Result<_, _>>()?,
             readings: topics.readings.iter().map(parse).collect::<Result<_, _>>()?,
             ignore: topics.ignore.iter().map(parse).collect::<Result<_, _>>()?,
-            exclude: used.exclude.iter().map(|filter| TopicPattern::parse(filter).map_err(refuse)).collect::<Result<_, _>>()?,
+            exclude: used
+                .exclude
+                .iter()
+                .map(|filter| TopicPattern::parse(filter).map_err(refuse))
+                .collect::<Result<_, _>>()?,
         });
         Ok(())
     }

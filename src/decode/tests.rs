@@ -1,1 +1,327 @@
+use proptest::prelude::*;
 
+use super::*;
+use crate::config::{MqttVersion, ProfileUse, Retained};
+use crate::profile::Profile;
+use crate::reading::Value;
+use std::path::Path;
+use std::time::Duration;
+
+const NOW: Stamp = Stamp { wall_ms: 1_800_000_000_000, monotonic_ms: 5, trusted: true };
+
+fn mqtt(profiles: &[ProfileUse], time_zone: Option<&str>) -> Mqtt {
+    Mqtt {
+        name: "mqtt.test".to_owned(),
+        host: String::new(),
+        port: 1883,
+        tls: None,
+        version: MqttVersion::V4,
+        client_id: None,
+        user: None,
+        password: None,
+        profiles: profiles.to_vec(),
+        qos: 1,
+        keep_alive: Duration::from_secs(30),
+        session_expiry: Duration::ZERO,
+        in_flight_max: 20,
+        packet_bytes_max: 1 << 20,
+        retained: Retained::First,
+        time_zone: time_zone.map(str::to_owned),
+        read_interval: Duration::ZERO,
+        memory_bytes_max: 1 << 20,
+        drop_qos0: false,
+    }
+}
+
+fn used(id: &str) -> ProfileUse {
+    ProfileUse { id: id.to_owned(), prefix: None, exclude: Vec::new() }
+}
+
+fn decoder(ids: &[&str]) -> Decoder {
+    let uses: Vec<_> = ids.iter().map(|id| used(id)).collect();
+    Decoder::for_mqtt(&mqtt(&uses, None), &ProfileSet::builtin()).unwrap()
+}
+
+fn own(fields: &str) -> Decoder {
+    let head = "id = \"own\"\ndescription = \"d\"\nsource = \"s\"\ntransport = \"mqtt\"\nformat = \"json\"\n";
+    let text = format!("{head}{fields}\n[mqtt]\ntopics = [\"t/{{device}}\"]\n");
+    let mut set = ProfileSet::default();
+    set.insert(Profile::parse(Path::new("own.toml"), &text).unwrap());
+    Decoder::for_mqtt(&mqtt(&[used("own")], None), &set).unwrap()
+}
+
+fn frame<'a>(origin: &'a str, payload: &'a str) -> Frame<'a> {
+    Frame { origin, payload: payload.as_bytes(), retained: false, oversize: None }
+}
+
+fn rejection(outcome: Outcome) -> (Reason, String) {
+    match outcome {
+        Outcome::Rejected(rejection) => (rejection.reason, rejection.detail),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn values(batch: &Batch) -> Vec<(String, Value)> {
+    batch.fields.iter().map(|field| (field.measurement.name.to_string(), field.value.clone())).collect()
+}
+
+#[test]
+fn a_frame_that_cannot_be_read_says_why_and_leaves_nothing() {
+    let mut decoder = decoder(&["generic/json", "tasmota"]);
+    let mut batch = Batch::default();
+    for (topic, payload, reason, detail) in [
+        ("other/x", &b"{}"[..], Reason::NoProfile, "no profile of this source knows the topic \"other/x\""),
+        ("sensors/x", b"", Reason::Empty, "the payload has no bytes"),
+        ("sensors/x", b"{\"a\":\xff}", Reason::NotUtf8, "byte 5: expected UTF-8, found 0xff"),
+        ("sensors/x", b"{\"a\":}", Reason::NotJson, "byte 6: expected value"),
+        ("sensors/x", b"12", Reason::WrongType, "expected a JSON object, found \"12\""),
+        ("sensors/x", b"{}", Reason::NoValue, "none of the fields that the profile knows is there"),
+        ("sensors/x", b"{\"power\":\"high\"}", Reason::WrongType, "power: expected a number, found \"high\""),
+        ("sensors/x", b"{\"a\":1e999}", Reason::NotJson, "byte 10: number out of range"),
+        ("tele/x/LWT", b"what", Reason::WrongType, "expected one of `Online`, `Offline`, found \"what\""),
+    ] {
+        let frame = Frame { origin: topic, payload, retained: false, oversize: None };
+        assert_eq!(rejection(decoder.decode(&frame, NOW, &mut batch)), (reason, detail.to_owned()));
+        assert_eq!(batch, Batch::default());
+    }
+    let oversize = Frame { origin: "sensors/x", payload: b"{", retained: false, oversize: Some(10_000_000) };
+    let (reason, detail) = rejection(decoder.decode(&oversize, NOW, &mut batch));
+    assert_eq!((reason, detail.as_str()), (Reason::TooLarge, "10000000 bytes, more than the source's limit"));
+}
+
+#[test]
+fn a_retained_message_without_a_time_is_no_reading_of_now_but_a_state_is_a_state() {
+    let mut decoder = decoder(&["generic/json", "tasmota"]);
+    let mut batch = Batch::default();
+    let retained = |origin, payload| Frame { retained: true, ..frame(origin, payload) };
+    assert_eq!(decoder.decode(&retained("sensors/x", "{\"a\":1}"), NOW, &mut batch), Outcome::RetainedWithoutTime);
+    assert_eq!(decoder.decode(&retained("sensors/x", ""), NOW, &mut batch), Outcome::Ignored);
+    assert_eq!(batch, Batch::default());
+    let dated = retained("sensors/x", "{\"a\":1,\"time\":\"2026-05-04T12:00:00Z\"}");
+    assert_eq!(decoder.decode(&dated, NOW, &mut batch), Outcome::Readings(1));
+    assert_eq!(decoder.decode(&retained("tele/x/LWT", "Online"), NOW, &mut batch), Outcome::State);
+}
+
+#[test]
+fn the_time_is_the_devices_or_that_of_arrival() {
+    let mut decoder = decoder(&["generic/json"]);
+    let mut time = |payload: &str, trusted: bool| {
+        let mut batch = Batch::default();
+        decoder.decode(&frame("sensors/x", payload), Stamp { trusted, ..NOW }, &mut batch);
+        let Some(Record::Reading(reading)) = batch.records.pop() else { panic!("no reading") };
+        (reading.time_ms, reading.time_quality, decoder.values_rejected().to_vec())
+    };
+    assert_eq!(time("{\"a\":1,\"time\":\"2026-05-04T12:00:00Z\"}", true).1, TimeQuality::Device);
+    assert_eq!(time("{\"a\":1}", true), (NOW.wall_ms, TimeQuality::Arrival, vec![]));
+    assert_eq!(time("{\"a\":1}", false).1, TimeQuality::Unsynced);
+    assert_eq!(time("{\"a\":1,\"time\":\"soon\"}", true), (NOW.wall_ms, TimeQuality::Arrival, vec![Reason::BadTime]));
+    // No zone is configured: that is no error, but the time cannot be placed.
+    assert_eq!(time("{\"a\":1,\"time\":\"2026-05-04T12:00:00\"}", true), (NOW.wall_ms, TimeQuality::Arrival, vec![]));
+}
+
+#[test]
+fn a_wrong_value_costs_only_itself_and_is_counted() {
+    let counters = Counters::default();
+    let mut decoder = decoder(&["generic/json"]).counting(&counters);
+    let mut batch = Batch::default();
+    let payload = format!("{{\"power\":true,\"humidity\":4,\"note\":\"{}\"}}", "x".repeat(TEXT_BYTES_MAX + 1));
+    assert_eq!(decoder.decode(&frame("sensors/x", &payload), NOW, &mut batch), Outcome::Readings(1));
+    assert_eq!(values(&batch), [("humidity".to_owned(), Value::Number(4.0))]);
+    assert_eq!(counters.counter(Count::ValuesRejected, "wrong_type").get(), 1);
+    assert_eq!(counters.counter(Count::ValuesRejected, "too_large").get(), 1);
+}
+
+#[test]
+fn rules_convert_check_and_know_what_is_no_reading() {
+    let mut decoder = own("field = [\
+         { path = \"t\", name = \"t\", scale = 0.01, no_reading = [-12700, \"n/a\"], min = -50, max = 100 },\
+         { path = \"on\", name = \"on\", type = \"flag\", on = [\"open\"], off = [\"shut\"] },\
+         { path = \"list\", name = \"x\", list = true },\
+         { path = \"n.*.v\", name = \"n_{1+1}\" }]");
+    for (payload, expected) in [
+        ("{\"t\":2101}", Ok("[(\"t\", Number(21.01))]")),
+        ("{\"t\":\"2101\"}", Ok("[(\"t\", Number(21.01))]")),
+        ("{\"t\":-12700,\"on\":\"open\"}", Ok("[(\"on\", Flag(true))]")),
+        ("{\"t\":\"n/a\",\"on\":0}", Ok("[(\"on\", Flag(false))]")),
+        ("{\"t\":100000}", Err(Reason::OutOfRange)),
+        ("{\"t\":\"nan\"}", Err(Reason::WrongType)),
+        ("{\"t\":\"inf\"}", Err(Reason::WrongType)),
+        ("{\"on\":\"ajar\"}", Err(Reason::WrongType)),
+        ("{\"list\":[1,2,\"x\"]}", Ok("[(\"x_1\", Number(1.0)), (\"x_2\", Number(2.0))]")),
+        ("{\"list\":7}", Ok("[(\"x\", Number(7.0))]")),
+        ("{\"n\":[{\"v\":1},{\"w\":5},{\"v\":3}]}", Ok("[(\"n_1\", Number(1.0)), (\"n_3\", Number(3.0))]")),
+        ("{\"t\":{\"x\":1}}", Err(Reason::WrongType)),
+    ] {
+        let mut batch = Batch::default();
+        let outcome = decoder.decode(&frame("t/x", payload), NOW, &mut batch);
+        match expected {
+            Ok(expected) => assert_eq!(format!("{:?}", values(&batch)), expected, "{payload}: {outcome:?}"),
+            Err(reason) => assert_eq!(rejection(outcome).0, reason, "{payload}"),
+        }
+    }
+}
+
+#[test]
+fn a_whole_number_beyond_2_53_keeps_its_digits() {
+    let mut decoder = decoder(&["generic/json"]);
+    let mut batch = Batch::default();
+    let payload = "{\"a\":9007199254740992,\"b\":-9007199254740993,\"power\":18446744073709551615}";
+    decoder.decode(&frame("sensors/x", payload), NOW, &mut batch);
+    let text = |text: &str| Value::Text(text.into());
+    let expected = [Value::Number(9_007_199_254_740_992.0), text("-9007199254740993"), text("18446744073709551615")];
+    assert_eq!(batch.fields.iter().map(|field| field.value.clone()).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn two_keys_that_give_one_name_are_both_kept() {
+    let mut decoder = decoder(&["generic/json"]);
+    let mut batch = Batch::default();
+    decoder.decode(&frame("sensors/x", "{\"Level\":1,\"level\":2,\"LEVEL\":3}"), NOW, &mut batch);
+    let names: Vec<_> = values(&batch).into_iter().map(|(name, _)| name).collect();
+    assert_eq!(names, ["level", "level_2", "level_3"]);
+    let many: Vec<_> = (0..FIELDS_MAX + 10).map(|n| format!("\"k{n}\":1")).collect();
+    batch.clear();
+    decoder.decode(&frame("sensors/x", &format!("{{{}}}", many.join(","))), NOW, &mut batch);
+    assert_eq!((batch.fields.len(), decoder.values_rejected().len()), (FIELDS_MAX, 10));
+}
+
+#[test]
+fn an_empty_key_is_a_level_of_its_own() {
+    let mut decoder = own("field = [{ path = \"a\", name = \"a\" }, { path = '\"\".a', name = \"inner\" }]");
+    let mut batch = Batch::default();
+    decoder.decode(&frame("t/x", "{\"\":{\"a\":1},\"a\":2}"), NOW, &mut batch);
+    assert_eq!(format!("{:?}", values(&batch)), "[(\"inner\", Number(1.0)), (\"a\", Number(2.0))]");
+}
+
+#[test]
+fn prefixes_are_replaced_and_filters_not_taken() {
+    let uses = [
+        ProfileUse {
+            id: "tasmota".to_owned(),
+            prefix: Some("home/tele".to_owned()),
+            exclude: vec!["home/tele/a/#".to_owned()],
+        },
+        used("zigbee2mqtt"),
+    ];
+    let mut decoder = Decoder::for_mqtt(&mqtt(&uses, None), &ProfileSet::builtin()).unwrap();
+    let filters = decoder.subscriptions();
+    assert!(filters.contains(&"home/tele/+/SENSOR".to_owned()) && filters.contains(&"home/tele/+/LWT".to_owned()));
+    // Availability and bridge are within this one: a second filter would bring them twice.
+    assert_eq!(
+        filters.iter().filter(|filter| filter.starts_with("zigbee2mqtt")).collect::<Vec<_>>(),
+        ["zigbee2mqtt/#"]
+    );
+    let mut batch = Batch::default();
+    let mut outcome = |topic: &str| decoder.decode(&frame(topic, "{\"Heap\":1}"), NOW, &mut batch);
+    assert_eq!(outcome("home/tele/b/STATE"), Outcome::Readings(1));
+    assert_eq!(outcome("home/tele/a/STATE"), Outcome::Ignored);
+    assert_eq!(rejection(outcome("tele/b/STATE")).0, Reason::NoProfile);
+    assert_eq!(rejection(outcome("zigbee2mqtt/")).0, Reason::NoProfile);
+}
+
+#[test]
+fn what_cannot_be_configured_is_refused() {
+    let set = ProfileSet::builtin();
+    let message = |uses: &[ProfileUse], zone| Decoder::for_mqtt(&mqtt(uses, zone), &set).unwrap_err().to_string();
+    assert_eq!(message(&[used("tasmot")], None), "mqtt.test: there is no profile `tasmot`; did you mean `tasmota`?");
+    assert!(message(&[used("generic/csv-line")], None).contains("is for serial sources"));
+    assert!(message(&[used("tasmota")], Some("Mars/Olympus")).contains("time_zone `Mars/Olympus` is not known"));
+    let exclude = ProfileUse { exclude: vec!["a/#/b".to_owned()], ..used("tasmota") };
+    assert!(message(&[exclude], None).contains("topic `a/#/b`"));
+}
+
+#[test]
+fn what_is_remembered_is_bounded() {
+    let mut decoder = decoder(&["generic/json"]);
+    let mut batch = Batch::default();
+    for number in 0..12_000 {
+        let payload = format!("{{\"key{number}\":1,\"device\":\"d{number}\"}}");
+        decoder.decode(&frame(&format!("sensors/{number}"), &payload), NOW, &mut batch);
+    }
+    assert_eq!(batch.len(), 12_000);
+    assert!(decoder.devices.len() <= DEVICES_MAX);
+    assert!(values(&batch).iter().enumerate().all(|(number, (name, _))| *name == format!("key{number}")));
+}
+
+proptest! {
+    #[test]
+    fn no_input_panics(topic in "\\PC{0,30}", payload in prop::collection::vec(any::<u8>(), 0..200), retained in any::<bool>()) {
+        let mut decoder = decoder(&["tasmota", "zigbee2mqtt", "generic/json"]);
+        let mut batch = Batch::default();
+        for origin in [topic.as_str(), "tele/a/SENSOR", "tele/a/LWT", "zigbee2mqtt/a/availability", "sensors/a"] {
+            decoder.decode(&Frame { origin, payload: &payload, retained, oversize: None }, NOW, &mut batch);
+        }
+    }
+
+    #[test]
+    fn no_json_panics_and_numbers_are_finite(json in any_json(), origin in prop::sample::select(vec!["tele/a/SENSOR", "zigbee2mqtt/a", "sensors/a"])) {
+        let mut decoder = decoder(&["tasmota", "zigbee2mqtt", "generic/json"]);
+        let mut batch = Batch::default();
+        let outcome = decoder.decode(&frame(origin, &json), NOW, &mut batch);
+        let not_json = matches!(&outcome, Outcome::Rejected(Rejection { reason: Reason::NotJson, .. }));
+        prop_assert!(!not_json, "{:?}", outcome);
+        for field in &batch.fields {
+            let good = field.measurement.name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+            prop_assert!(good, "{}", field.measurement.name);
+            prop_assert!(!matches!(field.value, Value::Number(number) if !number.is_finite()));
+        }
+        prop_assert_eq!(matches!(outcome, Outcome::Readings(_)), !batch.records.is_empty());
+        prop_assert_eq!(batch.records.is_empty(), batch.fields.is_empty());
+    }
+}
+
+/// JSON objects of all shapes, with keys that profiles know among them.
+fn any_json() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("null".to_owned()),
+        any::<bool>().prop_map(|flag| flag.to_string()),
+        any::<i64>().prop_map(|number| number.to_string()),
+        any::<f64>().prop_filter("finite", |number| number.is_finite()).prop_map(|number| format!("{number:e}")),
+        "\\PC{0,12}".prop_map(|text| serde_json::to_string(&text).unwrap()),
+    ];
+    let key = prop_oneof![
+        prop::sample::select(vec![
+            "Time",
+            "time",
+            "ENERGY",
+            "Power",
+            "Temperature",
+            "TempUnit",
+            "voltage",
+            "device",
+            ""
+        ])
+        .prop_map(str::to_owned),
+        "\\PC{0,8}",
+    ];
+    let value = leaf.prop_recursive(4, 64, 8, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(|items| format!("[{}]", items.join(","))),
+            object(key.clone(), inner),
+        ]
+    });
+    object("\\PC{0,8}", value)
+}
+
+fn object(key: impl Strategy<Value = String>, value: impl Strategy<Value = String>) -> impl Strategy<Value = String> {
+    prop::collection::vec((key, value), 0..8).prop_map(|entries| {
+        let entry = |(key, value): (String, String)| format!("{}:{value}", serde_json::to_string(&key).unwrap());
+        format!("{{{}}}", entries.into_iter().map(entry).collect::<Vec<_>>().join(","))
+    })
+}
+
+/// Prints what a message costs: `cargo test --release --lib decode_cost -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, not a test"]
+fn decode_cost() {
+    let mut decoder = decoder(&["generic/json"]);
+    let payload = "{\"time\":1777896000.123,\"temperature\":21.43,\"humidity\":55.2,\"pressure\":1013.25,\"device\":\"sensor-0001\"}";
+    let mut batch = Batch::default();
+    let count = 1_000_000;
+    let start = crate::clock::instant();
+    for _ in 0..count {
+        batch.clear();
+        decoder.decode(&frame("sensors/sensor-0001", payload), NOW, &mut batch);
+    }
+    println!("{} bytes: {} ns a message", payload.len(), start.elapsed().as_nanos() / count);
+}

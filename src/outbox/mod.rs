@@ -248,6 +248,12 @@ impl Closer {
     }
 }
 
+/// Whether a closed segment is being read just now: a panic of sled's threads then is damage of that segment.
+#[must_use]
+pub fn is_loading() -> bool {
+    segment::is_loading()
+}
+
 /// The last records could not be made durable.
 #[derive(Debug, thiserror::Error)]
 #[error("the last records could not be stored; they were not acknowledged, so the brokers will send them again")]

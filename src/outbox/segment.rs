@@ -17,6 +17,9 @@ use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use super::Lane;
 
@@ -31,6 +34,11 @@ const HEADER_TREE: &str = "header";
 const RUN_KEY: &[u8] = b"run";
 const FORMAT_KEY: &[u8] = b"format";
 const FORMAT: &[u8] = b"1";
+
+/// A segment of a few MiB opens in milliseconds; one that takes this long never will.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many segments are being loaded.
+static LOADING: AtomicUsize = AtomicUsize::new(0);
 
 /// The key's first byte for values that hold no records.
 const NOTES: u8 = 0xFE;
@@ -217,17 +225,39 @@ pub(crate) struct Contents {
 /// # Errors
 /// When nothing of it can be read; [`SegmentError::Damaged`] alone means damage. A panic of the database is damage.
 pub(crate) fn load(path: &Path) -> Result<Contents, SegmentError> {
+    let damaged = |reason: String| SegmentError::Damaged { path: path.to_owned(), reason };
     if !path.join("db").exists() {
-        return Err(SegmentError::Damaged { path: path.to_owned(), reason: "its file `db` is missing".to_owned() });
+        return Err(damaged("its file `db` is missing".to_owned()));
     }
-    catch_unwind(AssertUnwindSafe(|| read_all(path))).unwrap_or_else(|panic| {
-        let reason = panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
-            .unwrap_or_else(|| "the database panicked".to_owned());
-        Err(SegmentError::Damaged { path: path.to_owned(), reason })
-    })
+    // On a thread of its own: where a damaged database makes one of sled's threads panic, the caller of sled waits for ever.
+    let (done, loaded) = mpsc::sync_channel(1);
+    let directory = path.to_owned();
+    LOADING.fetch_add(1, Ordering::SeqCst);
+    let started = std::thread::Builder::new().name("outbox-load".to_owned()).spawn(move || {
+        let _ = done.send(catch_unwind(AssertUnwindSafe(|| read_all(&directory))));
+    });
+    let outcome = match started {
+        Ok(_) => loaded.recv_timeout(LOAD_TIMEOUT),
+        Err(source) => {
+            LOADING.fetch_sub(1, Ordering::SeqCst);
+            return Err(SegmentError::Io { path: path.to_owned(), source });
+        }
+    };
+    LOADING.fetch_sub(1, Ordering::SeqCst);
+    match outcome {
+        Ok(Ok(contents)) => contents,
+        Ok(Err(panic)) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            Err(damaged(text.unwrap_or("the database panicked").to_owned()))
+        }
+        Err(_) => Err(damaged(format!("it did not open within {LOAD_TIMEOUT:?}"))),
+    }
+}
+
+/// Whether a closed segment is being read: a panic of sled's threads then is damage of that segment, not of the gateway.
+pub(crate) fn is_loading() -> bool {
+    LOADING.load(Ordering::SeqCst) > 0
 }
 
 fn read_all(path: &Path) -> Result<Contents, SegmentError> {

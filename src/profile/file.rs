@@ -180,8 +180,12 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
     }
     let format = match (parts.format.get_ref().as_str(), parts.delimited) {
         ("json", None) => Format::Json,
-        ("delimited", delimited) => Format::Delimited(self::delimited(delimited.unwrap_or_default(), &parts.format.span())?),
-        ("json", Some(_)) => return fault(&parts.format.span(), "a [delimited] part belongs to format = \"delimited\""),
+        ("delimited", delimited) => {
+            Format::Delimited(self::delimited(delimited.unwrap_or_default(), &parts.format.span())?)
+        }
+        ("json", Some(_)) => {
+            return fault(&parts.format.span(), "a [delimited] part belongs to format = \"delimited\"");
+        }
         (other, _) => return fault(&parts.format.span(), format!("format `{other}`: expected `json` or `delimited`")),
     };
     let transport = match (parts.transport.get_ref().as_str(), parts.mqtt, parts.serial) {
@@ -192,9 +196,14 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
         }),
         ("mqtt", None, _) => return fault(&parts.transport.span(), "expected a [mqtt] part with its topics"),
         ("mqtt" | "serial", ..) => {
-            return fault(&parts.transport.span(), "found the part of another transport: remove it, or change `transport`");
+            return fault(
+                &parts.transport.span(),
+                "found the part of another transport: remove it, or change `transport`",
+            );
         }
-        (other, ..) => return fault(&parts.transport.span(), format!("transport `{other}`: expected `mqtt` or `serial`")),
+        (other, ..) => {
+            return fault(&parts.transport.span(), format!("transport `{other}`: expected `mqtt` or `serial`"));
+        }
     };
     let device = match parts.device {
         None => Vec::new(),
@@ -269,7 +278,9 @@ fn line_settings(part: Spanned<SerialPart>) -> Result<LineSettings, Fault> {
         Some("even") => Some(Parity::Even),
         Some(other) => return fault(&span, format!("parity `{other}`: expected `none`, `odd` or `even`")),
     };
-    if part.data_bits.is_some_and(|bits| !(5..=8).contains(&bits)) || part.stop_bits.is_some_and(|bits| !(1..=2).contains(&bits)) {
+    if part.data_bits.is_some_and(|bits| !(5..=8).contains(&bits))
+        || part.stop_bits.is_some_and(|bits| !(1..=2).contains(&bits))
+    {
         return fault(&span, "expected 5 to 8 data_bits and 1 or 2 stop_bits");
     }
     if part.baud == Some(0) || part.delimiter.as_deref() == Some("") || part.frame_bytes_max == Some(0) {
@@ -311,7 +322,9 @@ fn time(part: TimePart) -> Result<TimeRule, Fault> {
             None => {
                 return fault(
                     &span,
-                    format!("time format `{word}`: expected `rfc3339`, `local`, `epoch`, `epoch_ms` or a pattern with %"),
+                    format!(
+                        "time format `{word}`: expected `rfc3339`, `local`, `epoch`, `epoch_ms` or a pattern with %"
+                    ),
                 );
             }
         }

@@ -264,12 +264,19 @@ impl ProfileSet {
         files.sort();
         let mut seen: BTreeMap<Arc<str>, PathBuf> = BTreeMap::new();
         for file in files {
-            let text = std::fs::read_to_string(&file)
-                .map_err(|error| ProfileError { file: file.clone(), line: 0, message: format!("cannot be read: {error}") });
+            let text = std::fs::read_to_string(&file).map_err(|error| ProfileError {
+                file: file.clone(),
+                line: 0,
+                message: format!("cannot be read: {error}"),
+            });
             match text.and_then(|text| Profile::parse(&file, &text)) {
                 Ok(profile) => match seen.get(&profile.id) {
                     Some(first) => errors.push(ProfileError {
-                        message: format!("the id `{}` is taken by {}; give this one another", profile.id, first.display()),
+                        message: format!(
+                            "the id `{}` is taken by {}; give this one another",
+                            profile.id,
+                            first.display()
+                        ),
                         line: 1,
                         file,
                     }),
@@ -344,6 +351,3 @@ fn collect(dir: &FilePath, depth: usize, files: &mut Vec<PathBuf>, errors: &mut 
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

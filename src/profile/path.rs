@@ -106,6 +106,15 @@ impl Path {
         self.segments.iter().map(key).collect()
     }
 
+    /// The keys of its last level, if that lists them: `(a|b)`.
+    #[must_use]
+    pub fn choices(&self) -> Option<Vec<String>> {
+        match self.segments.last()? {
+            Segment::OneOf(keys) => Some(keys.iter().map(ToString::to_string).collect()),
+            _ => None,
+        }
+    }
+
     /// How many captures a match gives.
     #[must_use]
     pub fn captures(&self) -> usize {
@@ -217,6 +226,12 @@ impl NamePattern {
         }
     }
 
+    /// Whether it is nothing but what the path captured.
+    #[must_use]
+    pub fn is_one_capture(&self) -> bool {
+        matches!(self.parts.as_slice(), [Part::Capture { .. }])
+    }
+
     /// The name that these captures give.
     #[must_use]
     pub fn name(&self, captures: &[String]) -> String {
@@ -249,7 +264,8 @@ pub const NAME_BYTES_MAX: usize = 96;
 #[must_use]
 pub fn sanitise(text: &str) -> String {
     let mut name = String::with_capacity(text.len() + 4);
-    let mut lower_run = 0_usize;
+    let mut word = 0_usize;
+    let mut after_lower = false;
     for c in text.chars() {
         if name.len() >= NAME_BYTES_MAX {
             break;
@@ -258,9 +274,10 @@ pub fn sanitise(text: &str) -> String {
             'a'..='z' => name.push(c),
             '0'..='9' => name.push(c),
             'A'..='Z' => {
-                // After one lower-case letter it is a symbol (kWh, eCO2, pH), after more it is a new word.
-                if lower_run > 1 {
+                // After a single letter it is a symbol (kWh, eCO2, pH), after more it is a new word.
+                if after_lower && word > 1 {
                     name.push('_');
+                    word = 0;
                 }
                 name.push(c.to_ascii_lowercase());
             }
@@ -271,7 +288,8 @@ pub fn sanitise(text: &str) -> String {
             _ if !name.is_empty() && !name.ends_with('_') => name.push('_'),
             _ => {}
         }
-        lower_run = if c.is_ascii_lowercase() { lower_run + 1 } else { 0 };
+        word = if name.ends_with('_') { 0 } else { word + 1 };
+        after_lower = c.is_ascii_lowercase();
     }
     let name = name.trim_matches('_');
     if name.is_empty() { "value".to_owned() } else { name.to_owned() }
@@ -344,6 +362,7 @@ mod tests {
             ("PM2.5", "pm2_5"),
             ("eCO2", "eco2"),
             ("pH", "ph"),
+            ("MyScript", "my_script"),
             ("kWh", "kwh"),
             ("soil moisture (%)", "soil_moisture"),
             ("温度", "u6e29u5ea6"),

@@ -101,29 +101,30 @@ impl Sample {
             },
             _ => return fault(&span, "sample: expected either `payload` or `hex`"),
         };
-        let expected = match (part.reading.is_empty(), part.state.as_deref(), part.expect.as_deref(), &part.expect_error) {
-            (false, None, None, None) => {
-                Expected::Readings(part.reading.into_iter().map(|part| reading(part, &span)).collect::<Result<_, _>>()?)
-            }
-            (true, Some("online"), None, None) => Expected::State(true),
-            (true, Some("offline"), None, None) => Expected::State(false),
-            (true, None, Some("ignored"), None) => Expected::Ignored,
-            (true, None, Some("retained_without_time"), None) => Expected::RetainedWithoutTime,
-            (true, None, None, Some(code)) => match Reason::from_code(code) {
-                Some(reason) => Expected::Error(reason),
-                None => {
-                    let codes: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
-                    return fault(&span, format!("expect_error `{code}`: expected one of {}", codes.join(", ")));
-                }
-            },
-            _ => {
-                return fault(
-                    &span,
-                    "sample: expected one of [[sample.reading]], state = \"online\" or \"offline\", \
+        let expected =
+            match (part.reading.is_empty(), part.state.as_deref(), part.expect.as_deref(), &part.expect_error) {
+                (false, None, None, None) => Expected::Readings(
+                    part.reading.into_iter().map(|part| reading(part, &span)).collect::<Result<_, _>>()?,
+                ),
+                (true, Some("online"), None, None) => Expected::State(true),
+                (true, Some("offline"), None, None) => Expected::State(false),
+                (true, None, Some("ignored"), None) => Expected::Ignored,
+                (true, None, Some("retained_without_time"), None) => Expected::RetainedWithoutTime,
+                (true, None, None, Some(code)) => match Reason::from_code(code) {
+                    Some(reason) => Expected::Error(reason),
+                    None => {
+                        let codes: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+                        return fault(&span, format!("expect_error `{code}`: expected one of {}", codes.join(", ")));
+                    }
+                },
+                _ => {
+                    return fault(
+                        &span,
+                        "sample: expected one of [[sample.reading]], state = \"online\" or \"offline\", \
                      expect = \"ignored\" or \"retained_without_time\", expect_error = a reason",
-                );
-            }
-        };
+                    );
+                }
+            };
         Ok(Self {
             name: part.name,
             topic: part.topic,
@@ -145,7 +146,12 @@ fn reading(part: ReadingPart, span: &Range<usize>) -> Result<SampleReading, Faul
             toml::Value::Float(number) => Value::Number(number),
             toml::Value::String(text) => Value::Text(text.into()),
             toml::Value::Boolean(flag) => Value::Flag(flag),
-            other => return fault(span, format!("sample value `{name}`: expected a number, a text or a flag, found {other}")),
+            other => {
+                return fault(
+                    span,
+                    format!("sample value `{name}`: expected a number, a text or a flag, found {other}"),
+                );
+            }
         };
         values.insert(name, value);
     }

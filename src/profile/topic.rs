@@ -12,9 +12,13 @@ pub const LEVELS_MAX: usize = 4;
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Level {
     Text(Box<str>),
-    One { device: bool },
+    One {
+        device: bool,
+    },
     /// `{device...}` (one level or more) or `#` (none or more, and it captures nothing).
-    Many { device: bool },
+    Many {
+        device: bool,
+    },
 }
 
 /// A parsed topic pattern.
@@ -38,8 +42,12 @@ impl TopicPattern {
                 "#" if index + 1 == count => Level::Many { device: false },
                 "{device}" => Level::One { device: true },
                 "{device...}" => Level::Many { device: true },
-                _ if level.contains(['+', '#']) => return error("`+` and `#` stand for whole levels, `#` only at the end"),
-                _ if level.contains(['{', '}']) => return error("expected `{device}` or `{device...}` as a whole level"),
+                _ if level.contains(['+', '#']) => {
+                    return error("`+` and `#` stand for whole levels, `#` only at the end");
+                }
+                _ if level.contains(['{', '}']) => {
+                    return error("expected `{device}` or `{device...}` as a whole level");
+                }
                 _ => Level::Text(level.into()),
             });
         }

@@ -7,6 +7,7 @@
 //! | `source.rs`, `sink.rs` | its two seams: the outbox before it, Kafka's client behind it |
 //! | `kafka.rs` | the only file that names rdkafka |
 //! | `encode.rs`, `time.rs`, `topic.rs` | what a record looks like, and where it goes |
+//! | `lines.rs` | the same records as lines, for `run --print` |
 //! | `flight.rs` | records handed over and not reported on |
 //! | `trial.rs` | which record of a batch Kafka refuses |
 //! | `parking.rs` | topics that take nothing at present |
@@ -17,6 +18,7 @@ mod encode;
 mod flight;
 mod health;
 pub mod kafka;
+pub mod lines;
 mod parking;
 pub mod sink;
 pub mod source;

@@ -387,7 +387,8 @@ pub(super) fn connect(connect: &Connect<'_>, out: &mut BytesMut) -> Result<(), E
                 protocol: mqttbytes::Protocol::V4,
                 keep_alive: connect.keep_alive_s,
                 client_id,
-                clean_session: false,
+                // A session that is to expire at once is not to be kept by 3.1.1 either.
+                clean_session: connect.session_expiry_s == 0,
                 last_will: None,
                 login,
             };
@@ -404,7 +405,7 @@ pub(super) fn connect(connect: &Connect<'_>, out: &mut BytesMut) -> Result<(), E
             let packet = v5::Connect {
                 keep_alive: connect.keep_alive_s,
                 client_id,
-                clean_start: false,
+                clean_start: connect.session_expiry_s == 0,
                 properties: Some(properties),
             };
             write_v5(&v5::Packet::Connect(packet, None, login), out)

@@ -1,5 +1,8 @@
-//! What a running gateway says of itself: its links, kept here by who holds them, and the snapshot that
-//! `tidegate status` asks for.
+//! What a running gateway says of itself: its links, kept here by who holds them; the [`report`] that is made of these,
+//! the counters and the backlog; and the [`socket`] in the data directory on which `tidegate status` asks for it.
+
+pub mod report;
+pub mod socket;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

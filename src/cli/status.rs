@@ -1,0 +1,100 @@
+//! `tidegate status`: asks the running gateway, and shows what it says as a table or as JSON.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, Table};
+
+use super::fail;
+use crate::config::{Loaded, Purpose};
+use crate::status::report::Report;
+use crate::status::socket;
+
+/// Shows the status of the gateway on `data_dir`, or on the data directory of the configuration. 0 if it answered, 1 if
+/// none is running.
+#[must_use]
+pub fn run(config: &Path, data_dir: Option<PathBuf>, json: bool) -> ExitCode {
+    let data_dir = match data_dir {
+        Some(data_dir) => data_dir,
+        None => match Loaded::load(config, Purpose::Show) {
+            Ok(loaded) => loaded.config.gateway.data_dir,
+            Err(errors) => return fail(&format!("{errors}\n(with --data-dir no configuration is needed)")),
+        },
+    };
+    let report = match socket::ask(&data_dir) {
+        Ok(report) => report,
+        Err(error) => {
+            fail(&error.to_string());
+            return ExitCode::FAILURE;
+        }
+    };
+    let text = if json { serde_json::to_string_pretty(&report).unwrap_or_default() + "\n" } else { table(&report) };
+    // A closed pipe has seen enough.
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn table(report: &Report) -> String {
+    let mut text = String::new();
+    let Report { gateway, version, run, uptime_s, backlog, process, .. } = report;
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "gateway {gateway}, tidegate {version}, run {run}, up {}\n", duration(*uptime_s));
+    let oldest = backlog.oldest.as_ref().map(|oldest| format!(", the oldest of {oldest}")).unwrap_or_default();
+    let _ = writeln!(
+        text,
+        "backlog  {} records{oldest}; {} on disk in {} segments",
+        backlog.records,
+        size(backlog.bytes),
+        backlog.segments,
+    );
+    let _ = writeln!(
+        text,
+        "memory   {} now, {} at most; {} written to disk since the start\n",
+        size(process.rss_bytes),
+        size(process.rss_peak_bytes),
+        size(process.disk_written_bytes),
+    );
+    let mut links = Table::new();
+    links.load_preset(NOTHING).set_header(["LINK", "STATE", "SINCE", ""]);
+    for (name, link) in &report.links {
+        links.add_row([name, &link.state, &link.since, &link.detail]);
+    }
+    let mut counters = Table::new();
+    counters.load_preset(NOTHING).set_header(["COUNTER", "OF", "COUNT"]);
+    if let Some(column) = counters.column_mut(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    for counted in report.counters.iter().filter(|counted| counted.count > 0) {
+        counters.add_row([&counted.name, &counted.value, &counted.count.to_string()]);
+    }
+    for table in [links, counters] {
+        for line in table.lines() {
+            let _ = writeln!(text, "{}", line.trim().trim_end());
+        }
+        text.push('\n');
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    text
+}
+
+fn size(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match UNITS.into_iter().find(|(_, unit)| bytes >= *unit) {
+        Some((name, unit)) => format!("{:.1} {name}", bytes as f64 / unit as f64),
+        None => format!("{bytes} B"),
+    }
+}
+
+fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min"),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}

@@ -1,0 +1,409 @@
+//! A serial port: opened when it is there, read, closed at once when it is pulled, and opened again under the same name.
+//! The only file that names tokio-serial.
+//!
+//! Invariants: the task never ends but by `stop`; at most [`PENDING_BYTES_MAX`] of what was read waits to become durable,
+//! then the port is no longer read; whatever is skipped is counted. A read of no bytes means unplugged: the descriptor is
+//! closed at once, or the adapter could not come back under its old name.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_serial::SerialPortBuilderExt;
+
+use super::framing::{Found, Lines};
+use crate::clock;
+use crate::config::{Parity, Serial};
+use crate::counters::{Count, Counter, Counters};
+use crate::intake::Intake;
+use crate::reading::Frames;
+use crate::status::Link;
+
+/// What waits for a commit at most; above this the port is not read.
+const PENDING_BYTES_MAX: usize = 1024 * 1024;
+/// One read takes at most this.
+const READ_BYTES: usize = 16 * 1024;
+/// Reads are this far apart, unless there is much to read: a wake-up costs more than what it reads.
+const READ_INTERVAL: Duration = Duration::from_millis(10);
+/// Half of what the kernel holds for a port (4,095 bytes): from here on the next read comes at once.
+const BUSY_BYTES: usize = 2_048;
+/// Bytes that come this soon after opening belong to a transmission that was under way.
+const JOINED_WITHIN: Duration = Duration::from_millis(100);
+/// The first wait before opening again …
+const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+/// … which doubles up to this.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// How long a stop waits for what was read to become durable.
+const STOP_MAX: Duration = Duration::from_secs(5);
+/// What holds where neither configuration nor profile says anything.
+const BAUD: u32 = 9_600;
+const FRAME_BYTES_MAX: usize = 4_096;
+
+/// Reads the port until `stop` says so (or its sender is gone), and returns when what was read is durable. `settings` are
+/// those of the configuration, completed by the profile (`ProfileSet::resolve`).
+pub async fn run(
+    settings: Serial,
+    mut intake: Intake,
+    link: Link,
+    counters: &Counters,
+    mut stop: watch::Receiver<bool>,
+) {
+    let port = settings.port.display().to_string();
+    let durable = intake.durable();
+    let mut reader = Reader::new(&settings, &port, counters, durable, |frames| intake.accept(frames, &[]));
+    let connects = counters.counter(Count::Connects, &settings.name);
+    let errors = counters.counter(Count::ConnectionErrors, &settings.name);
+    let mut backoff = BACKOFF_FIRST;
+    let mut down_told = false;
+    while !*stop.borrow() {
+        let why = match open(&settings, &port) {
+            Ok(stream) => {
+                connects.add(1);
+                link.up("");
+                if down_told {
+                    tracing::info!(source = settings.name, "{port} is back");
+                } else {
+                    tracing::info!(source = settings.name, "reading {port}");
+                }
+                down_told = false;
+                let (end, got_any) = reader.read_all(stream, &mut stop).await;
+                if got_any {
+                    backoff = BACKOFF_FIRST;
+                }
+                match end {
+                    End::Stopped => break,
+                    End::Lost(why) => why,
+                }
+            }
+            Err(error) => error,
+        };
+        errors.add(1);
+        link.down(why.as_str());
+        if !down_told {
+            tracing::warn!(source = settings.name, "{port}: {why}; it is opened again when it is there");
+            down_told = true;
+        }
+        // Jitter, so that several ports behind one hub are not all tried in the same moment.
+        let wait = backoff.mul_f64(0.75 + fastrand::f64() * 0.5);
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+        if timeout(wait, stopped(&mut stop)).await.is_ok() {
+            break;
+        }
+    }
+    let pending = reader.into_pending();
+    intake.hurry();
+    if !pending.settle(STOP_MAX).await {
+        tracing::warn!(source = settings.name, "stopped before all that was read from {port} was durable");
+    }
+}
+
+fn open(settings: &Serial, port: &str) -> Result<tokio_serial::SerialStream, String> {
+    use tokio_serial::{DataBits, FlowControl, StopBits};
+    let builder = tokio_serial::new(port, settings.baud.unwrap_or(BAUD))
+        .data_bits(match settings.data_bits {
+            Some(5) => DataBits::Five,
+            Some(6) => DataBits::Six,
+            Some(7) => DataBits::Seven,
+            _ => DataBits::Eight,
+        })
+        .parity(match settings.parity {
+            Some(Parity::Odd) => tokio_serial::Parity::Odd,
+            Some(Parity::Even) => tokio_serial::Parity::Even,
+            Some(Parity::None) | None => tokio_serial::Parity::None,
+        })
+        .stop_bits(if settings.stop_bits == Some(2) { StopBits::Two } else { StopBits::One })
+        .flow_control(FlowControl::None);
+    builder.open_native_async().map_err(|error| format!("cannot be opened: {error}"))
+}
+
+/// Returns when the gateway stops.
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // An error means that nobody is left to say it.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Why reading ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Stopped,
+    Lost(String),
+}
+
+/// Reads one port after the other, which all have the same name. `accept` takes frames and gives the number that must
+/// become durable.
+struct Reader<'a, A> {
+    accept: A,
+    port: &'a str,
+    settings: &'a Serial,
+    frames: Frames,
+    pending: Pending,
+    noise: Counter,
+    too_long: Counter,
+}
+
+impl<'a, A: FnMut(&Frames) -> u64> Reader<'a, A> {
+    fn new(settings: &'a Serial, port: &'a str, counters: &Counters, durable: watch::Receiver<u64>, accept: A) -> Self {
+        Self {
+            accept,
+            port,
+            settings,
+            frames: Frames::default(),
+            pending: Pending { durable, waiting: VecDeque::new(), bytes: 0 },
+            noise: counters.counter(Count::NoiseBytes, &settings.name),
+            too_long: counters.counter(Count::FramesTooLong, &settings.name),
+        }
+    }
+
+    fn into_pending(self) -> Pending {
+        self.pending
+    }
+
+    /// Reads until the stream ends, fails or `stop` says so; also tells whether anything was read.
+    async fn read_all(&mut self, mut stream: impl AsyncRead + Unpin, stop: &mut watch::Receiver<bool>) -> (End, bool) {
+        let opened = clock::instant();
+        let delimiter = self.settings.delimiter.as_deref().unwrap_or(b"\n");
+        let mut lines = Lines::new(delimiter, self.settings.frame_bytes_max.unwrap_or(FRAME_BYTES_MAX));
+        let mut buffer = vec![0; READ_BYTES];
+        let mut got_any = false;
+        let end = loop {
+            let read = tokio::select! {
+                biased;
+                () = stopped(stop) => break End::Stopped,
+                read = stream.read(&mut buffer) => read,
+            };
+            let bytes = match read {
+                Ok(0) => break End::Lost("unplugged".to_owned()),
+                Ok(length) => &buffer[..length],
+                Err(error) => break End::Lost(format!("cannot be read: {error}")),
+            };
+            if !got_any && opened.elapsed() < JOINED_WITHIN {
+                lines.join();
+            }
+            got_any = true;
+            self.take(&mut lines, bytes);
+            let busy = bytes.len() >= BUSY_BYTES;
+            tokio::select! {
+                biased;
+                () = stopped(stop) => break End::Stopped,
+                () = self.pending.room() => {}
+            }
+            if !busy && timeout(READ_INTERVAL, stopped(stop)).await.is_ok() {
+                break End::Stopped;
+            }
+        };
+        drop(stream);
+        lines.end();
+        self.noise.add(lines.take_noise());
+        (end, got_any)
+    }
+
+    fn take(&mut self, lines: &mut Lines, bytes: &[u8]) {
+        let Self { frames, port, too_long, .. } = self;
+        frames.reset(clock::stamp());
+        lines.push(bytes, |found| match found {
+            Found::Line(line) => frames.push(port, line, false),
+            Found::TooLong(beginning) => {
+                too_long.add(1);
+                // How long it will be is not known: longer than the maximum, at least by one.
+                frames.push_oversize(port, beginning, false, beginning.len() as u64 + 1);
+            }
+        });
+        self.noise.add(lines.take_noise());
+        if !self.frames.is_empty() {
+            let number = (self.accept)(&self.frames);
+            self.pending.add(number, self.frames.bytes());
+        }
+    }
+}
+
+/// What was handed on and is not durable yet.
+#[derive(Debug)]
+struct Pending {
+    durable: watch::Receiver<u64>,
+    waiting: VecDeque<(u64, usize)>,
+    bytes: usize,
+}
+
+impl Pending {
+    fn add(&mut self, number: u64, bytes: usize) {
+        match self.waiting.back_mut() {
+            Some((last, sum)) if *last == number => *sum += bytes,
+            _ => self.waiting.push_back((number, bytes)),
+        }
+        self.bytes += bytes;
+        self.settled();
+    }
+
+    /// Forgets what has become durable.
+    fn settled(&mut self) {
+        let durable = *self.durable.borrow_and_update();
+        while let Some((_, bytes)) = self.waiting.pop_front_if(|(number, _)| *number <= durable) {
+            self.bytes -= bytes;
+        }
+    }
+
+    /// Returns when no more waits than may wait. If the outbox is gone it never does: only a stop helps then.
+    async fn room(&mut self) {
+        while self.bytes > PENDING_BYTES_MAX {
+            if self.durable.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            self.settled();
+        }
+    }
+
+    /// Waits until all is durable, `limit` at most. Whether it is.
+    async fn settle(mut self, limit: Duration) -> bool {
+        let Some((last, _)) = self.waiting.back().copied() else { return true };
+        matches!(timeout(limit, self.durable.wait_for(|durable| *durable >= last)).await, Ok(Ok(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    fn settings() -> Serial {
+        Serial {
+            name: "serial.test".to_owned(),
+            port: "/dev/test".into(),
+            profile: "generic/json-line".to_owned(),
+            device: "test".to_owned(),
+            baud: None,
+            data_bits: None,
+            parity: None,
+            stop_bits: None,
+            delimiter: None,
+            frame_bytes_max: Some(64),
+            time_zone: None,
+        }
+    }
+
+    struct Rig {
+        settings: Serial,
+        counters: Counters,
+        durable: watch::Sender<u64>,
+        stop: watch::Sender<bool>,
+        lines: Mutex<Vec<String>>,
+    }
+
+    impl Rig {
+        fn new() -> Self {
+            Self {
+                settings: settings(),
+                counters: Counters::default(),
+                durable: watch::Sender::new(u64::MAX),
+                stop: watch::Sender::new(false),
+                lines: Mutex::default(),
+            }
+        }
+
+        async fn read(&self, stream: impl AsyncRead + Unpin) -> (End, bool) {
+            let accept = |frames: &Frames| {
+                let mut lines = self.lines.lock().unwrap();
+                lines.extend(frames.iter().map(|frame| String::from_utf8_lossy(frame.payload).into_owned()));
+                lines.len() as u64
+            };
+            let mut reader = Reader::new(&self.settings, "/dev/test", &self.counters, self.durable.subscribe(), accept);
+            reader.read_all(stream, &mut self.stop.subscribe()).await
+        }
+
+        fn count(&self, count: Count) -> u64 {
+            self.counters.counter(count, "serial.test").get()
+        }
+    }
+
+    /// A pseudo-terminal: what is written to the first can be read from the second.
+    fn terminal() -> (tokio_serial::SerialStream, tokio_serial::SerialStream) {
+        tokio_serial::SerialStream::pair().unwrap()
+    }
+
+    #[tokio::test]
+    async fn lines_are_read_from_a_terminal_until_it_is_pulled() {
+        let (mut device, port) = terminal();
+        let rig = Rig::new();
+        let write = async {
+            for number in 0..500 {
+                device.write_all(format!("{{\"n\":{number}}}\r\n").as_bytes()).await.unwrap();
+            }
+            device.write_all(b"{\"cut").await.unwrap();
+            device.flush().await.unwrap();
+            sleep(Duration::from_millis(300)).await;
+            drop(device);
+        };
+        let ((end, got_any), ()) =
+            timeout(Duration::from_secs(20), async { tokio::join!(rig.read(port), write) }).await.unwrap();
+        assert!(matches!(end, End::Lost(_)) && got_any, "{end:?}");
+        let lines = rig.lines.lock().unwrap();
+        assert_eq!(lines.len(), 500);
+        assert_eq!((lines[0].as_str(), lines[499].as_str()), ("{\"n\":0}", "{\"n\":499}"));
+        assert_eq!(rig.count(Count::NoiseBytes), 5);
+    }
+
+    #[tokio::test]
+    async fn a_line_that_never_ends_costs_only_itself() {
+        let (mut device, port) = terminal();
+        let rig = Rig::new();
+        let write = async {
+            sleep(JOINED_WITHIN * 2).await;
+            device.write_all(b"{\"a\":1}\n").await.unwrap();
+            device.write_all(&[b'x'; 10_000]).await.unwrap();
+            device.write_all(b"\n{\"b\":1}\n").await.unwrap();
+            sleep(Duration::from_millis(200)).await;
+            rig.stop.send_replace(true);
+        };
+        let ((end, _), ()) =
+            timeout(Duration::from_secs(20), async { tokio::join!(rig.read(port), write) }).await.unwrap();
+        assert_eq!(end, End::Stopped);
+        let lines = rig.lines.lock().unwrap();
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert_eq!((lines[0].as_str(), lines[2].as_str()), ("{\"a\":1}", "{\"b\":1}"));
+        assert_eq!((rig.count(Count::FramesTooLong), rig.count(Count::NoiseBytes)), (1, 10_000 - 64 + 1));
+    }
+
+    #[tokio::test]
+    async fn reading_waits_while_too_much_is_not_durable() {
+        let rig = Rig::new();
+        rig.durable.send_replace(0);
+        let (mut device, port) = tokio::io::duplex(64 * 1024);
+        let line = format!("{{\"x\":\"{}\"}}\n", "y".repeat(40));
+        let total = 4 * PENDING_BYTES_MAX / line.len();
+        let write = async {
+            for _ in 0..total {
+                device.write_all(line.as_bytes()).await.unwrap();
+            }
+            drop(device);
+        };
+        let commit = async {
+            sleep(Duration::from_millis(800)).await;
+            let held = rig.lines.lock().unwrap().len();
+            assert!(held < total / 2, "{held} of {total} were read");
+            rig.durable.send_replace(u64::MAX);
+        };
+        let all = async { tokio::join!(rig.read(port), write, commit) };
+        let ((end, _), ..) = timeout(Duration::from_secs(60), all).await.unwrap();
+        assert_eq!(end, End::Lost("unplugged".to_owned()));
+        assert_eq!(rig.lines.lock().unwrap().len(), total);
+    }
+
+    #[tokio::test]
+    async fn a_stop_waits_for_what_was_read_and_no_longer_than_its_limit() {
+        let durable = watch::Sender::new(0);
+        let pending = |number| {
+            let mut pending = Pending { durable: durable.subscribe(), waiting: VecDeque::new(), bytes: 0 };
+            pending.add(number, 10);
+            pending
+        };
+        assert!(!pending(3).settle(Duration::from_millis(20)).await);
+        let waiting = pending(3);
+        durable.send_replace(3);
+        assert!(waiting.settle(STOP_MAX).await);
+    }
+}

@@ -1,0 +1,47 @@
+//! Records as lines of JSON, the same that Kafka would get: for a person, or for a file that is replayed later.
+
+use std::sync::Arc;
+
+use super::encode::Encoder;
+use super::source::Chunk;
+use crate::config;
+use crate::outbox::Lane;
+use crate::reading::{Batch, Name};
+
+/// Writes records of one stream as lines.
+#[derive(Debug)]
+pub struct Lines {
+    encoder: Encoder,
+    stream: Name,
+    next_seq: u64,
+}
+
+impl Lines {
+    /// Lines of a stream of that name, from number 1 on, always as wide JSON.
+    #[must_use]
+    pub fn new(gateway: &config::Gateway, kafka: &config::Kafka, stream: &str) -> Self {
+        let wide = config::Kafka { layout: config::Layout::Wide, format: config::Format::Json, ..kafka.clone() };
+        Self { encoder: Encoder::new(gateway, &wide), stream: stream.into(), next_seq: 1 }
+    }
+
+    /// Takes all records out of `batch` and appends a line for each to `out`.
+    pub fn write(&mut self, batch: &mut Batch, out: &mut Vec<u8>) {
+        let chunk = Chunk {
+            segment: 0,
+            lane: Lane::Raw,
+            stream: Arc::clone(&self.stream),
+            first_seq: self.next_seq,
+            batch: Arc::new(std::mem::take(batch)),
+            delivered: Vec::new(),
+            pin: None,
+        };
+        self.next_seq += chunk.batch.len() as u64;
+        for (index, record) in chunk.batch.records.iter().enumerate() {
+            // Nothing that a decoder makes fails to encode as JSON: numbers are finite.
+            if self.encoder.encode(&chunk, index, record, 0).is_ok() {
+                out.extend_from_slice(&self.encoder.value);
+                out.push(b'\n');
+            }
+        }
+    }
+}

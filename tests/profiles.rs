@@ -1,0 +1,215 @@
+//! Every profile in the folder is compiled in, valid, and gives what its samples say; and the names of measurements mean
+//! the same in all of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use tidegate::profile::{BUILTIN_FILES, Profile, ProfileSet, Transport, run_samples};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("firmware-profiles")
+}
+
+fn files(dir: &Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.ends_with("boards") {
+            files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "toml") {
+            found.insert(path.strip_prefix(folder()).unwrap().to_str().unwrap().to_owned());
+        }
+    }
+}
+
+#[test]
+fn every_file_is_compiled_in() {
+    let mut found = BTreeSet::new();
+    files(&folder(), &mut found);
+    let listed: BTreeSet<_> = BUILTIN_FILES.iter().map(|(path, _)| (*path).to_owned()).collect();
+    assert_eq!(listed, found, "src/profile/builtin.rs lists the left, the folder holds the right");
+}
+
+#[test]
+fn every_profile_is_valid_and_gives_what_its_samples_say() {
+    let mut failures = String::new();
+    for (path, text) in BUILTIN_FILES {
+        let profile = Profile::parse(Path::new(path), text).unwrap_or_else(|error| panic!("{error}"));
+        assert!(profile.samples.len() >= 2, "{path}: expected at least two samples");
+        assert!(!profile.source.is_empty(), "{path}: say where the format is documented");
+        let last = profile.id.rsplit('/').next().unwrap();
+        assert!(
+            path.ends_with(&format!("/{last}.toml")),
+            "{path}: expected the file to be named as its id `{}`",
+            profile.id
+        );
+        for mismatch in run_samples(&profile) {
+            failures += &format!("{path}: {mismatch}\n");
+        }
+    }
+    assert!(failures.is_empty(), "{failures}");
+}
+
+#[test]
+fn a_wrong_sample_fails_and_the_difference_is_shown() {
+    let text = BUILTIN_FILES.iter().find(|(path, _)| *path == "generic/json.toml").unwrap().1;
+    for (right, wrong, expected) in [
+        ("temperature = 21.4", "temperature = 21.5", "- reading 0: temperature = 21.5"),
+        ("humidity = 55, ", "", "+ reading 0: humidity = 55"),
+        ("device = \"tank\"", "device = \"pond\"", "- reading 0: device \"pond\""),
+        (
+            "time = \"2026-05-04T12:00:00Z\"",
+            "time = \"2026-05-04T12:00:01Z\"",
+            "- reading 0: time 2026-05-04T12:00:01Z",
+        ),
+        ("expect_error = \"not_json\"", "expect_error = \"not_utf8\"", "+ error not_json"),
+        ("values_rejected = 1", "", "+ 1 values rejected"),
+    ] {
+        assert!(text.contains(right), "{right}");
+        let profile = Profile::parse(Path::new("x.toml"), &text.replace(right, wrong)).unwrap();
+        let mismatches = run_samples(&profile);
+        let lines: Vec<_> = mismatches.iter().flat_map(|mismatch| &mismatch.diff).collect();
+        assert!(lines.iter().any(|line| line.as_str() == expected), "{wrong}: {lines:?}");
+    }
+}
+
+/// One vocabulary: a name has the same unit and kind everywhere.
+#[test]
+fn a_measurement_means_the_same_in_all_profiles() {
+    let mut known = BTreeMap::new();
+    for profile in ProfileSet::builtin().iter() {
+        for field in &profile.fields {
+            // A name that only the device knows has no unit to disagree about.
+            let Some(unit) = &field.unit else { continue };
+            let names: Vec<String> = match (field.path.choices(), field.name.fixed()) {
+                (Some(choices), _) if field.name.is_one_capture() => choices,
+                (_, Some(name)) => vec![name.to_owned()],
+                _ => continue,
+            };
+            for name in names {
+                let meaning = (unit.clone(), field.kind);
+                let (first, by) = known.entry(name.clone()).or_insert((meaning.clone(), profile.id.clone()));
+                assert_eq!(*first, meaning, "`{name}` in {} and in {by}", profile.id);
+            }
+        }
+    }
+    for (name, unit) in
+        [("temperature", "Cel"), ("power", "W"), ("energy", "kW.h"), ("voltage", "V"), ("humidity", "%")]
+    {
+        assert_eq!(&*known[name].0.0, unit);
+    }
+}
+
+#[test]
+fn generic_profiles_know_the_same_names() {
+    let set = ProfileSet::builtin();
+    let fields = |id: &str| format!("{:?}", set.get(id).unwrap().fields);
+    assert_eq!(fields("generic/json"), fields("generic/json-line"));
+}
+
+#[test]
+fn profiles_of_a_directory_add_and_replace_and_a_bad_one_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let own = "id = \"acme/meter\"\ndescription = \"A meter\"\nsource = \"x\"\ntransport = \"serial\"\nformat = \"json\"\n\n\
+               [[field]]\npath = \"t\"\nname = \"t\"\n";
+    write("acme/meter.toml", own);
+    write("mine.toml", &own.replace("acme/meter", "tasmota"));
+    write("typo.toml", &own.replace("acme/meter", "acme/typo").replace("name = ", "nmae = "));
+    write("path.toml", &own.replace("acme/meter", "acme/path").replace("path = \"t\"", "path = \"t..x\""));
+    write("again.toml", own);
+    std::fs::write(dir.path().join("latin.toml"), b"id = \"\xff\"").unwrap();
+    let (set, errors) = ProfileSet::load(dir.path());
+    assert!(set.get("acme/meter").is_ok() && set.get("zigbee2mqtt").is_ok());
+    assert!(matches!(set.get("tasmota").unwrap().transport, Transport::Serial(_)));
+    let mut lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    lines.sort();
+    assert_eq!(lines.len(), 4, "{lines:#?}");
+    let named = |file: &str| lines.iter().find(|line| line.contains(file)).unwrap();
+    assert!(named("typo.toml").contains("typo.toml:9: unknown field `nmae`"), "{}", named("typo.toml"));
+    assert!(named("path.toml").contains("path.toml:7: path `t..x`: a key is empty"), "{}", named("path.toml"));
+    assert!(lines.iter().any(|line| line.contains("the id `acme/meter` is taken by")));
+    let (set, errors) = ProfileSet::load(&dir.path().join("not-there"));
+    assert!(errors.is_empty() && set.get("tasmota").is_ok());
+}
+
+#[test]
+fn a_misspelt_id_gets_a_suggestion() {
+    let set = ProfileSet::builtin();
+    let message = |id: &str| set.get(id).unwrap_err().to_string();
+    assert_eq!(message("tasmotta"), "there is no profile `tasmotta`; did you mean `tasmota`?");
+    assert_eq!(message("zigbe2mqtt"), "there is no profile `zigbe2mqtt`; did you mean `zigbee2mqtt`?");
+    assert_eq!(message("json-line"), "there is no profile `json-line`; did you mean `generic/json-line`?");
+    assert_eq!(message("qqq"), "there is no profile `qqq`");
+}
+
+/// Recorded messages of real devices, where a folder of them is at hand: `TIDEGATE_FRAMES=folder cargo test --test
+/// profiles`. Its files hold `cases` with topic, payload and what a person reads in them.
+#[test]
+fn recorded_messages_decode_to_what_a_person_reads_in_them() {
+    let Some(folder) = std::env::var_os("TIDEGATE_FRAMES").map(PathBuf::from) else { return };
+    let mut failures = String::new();
+    let mut passed = 0;
+    for (file, id) in [("tasmota-sensor", "tasmota"), ("zigbee2mqtt", "zigbee2mqtt")] {
+        let text = std::fs::read_to_string(folder.join(file).with_extension("json")).unwrap();
+        let recorded: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for case in recorded["cases"].as_array().unwrap() {
+            match recorded_case(id, case) {
+                Ok(()) => passed += 1,
+                Err(error) => failures += &format!("{id}: {}: {error}\n", case["name"]),
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{passed} passed, but\n{failures}");
+}
+
+fn recorded_case(id: &str, case: &serde_json::Value) -> Result<(), String> {
+    let mut sample = SAMPLE.replace("TOPIC", case["topic"].as_str().unwrap());
+    sample = sample.replace("ID", id);
+    let text = BUILTIN_FILES.iter().find(|(path, _)| path.ends_with(&format!("/{id}.toml"))).unwrap().1;
+    let mut profile = Profile::parse(Path::new(id), &format!("{text}\n{sample}")).unwrap();
+    profile.samples.drain(..profile.samples.len() - 1);
+    profile.samples[0].payload = case["payload"].as_str().unwrap().as_bytes().to_vec();
+    // The sample expects an error that never is: so its difference is all that came out.
+    let lines = run_samples(&profile).remove(0).diff;
+    let found: BTreeMap<String, String> = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix("+ reading 0: ")?.split_once(" = "))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let has = |line: &str| lines.iter().any(|found| found.starts_with(line));
+    if let Some(state) = case["state"].as_str() {
+        return if has(&format!("+ state {state}")) { Ok(()) } else { Err(format!("no state: {lines:?}")) };
+    }
+    let expected = case["expect"].as_array().unwrap();
+    if expected.is_empty() {
+        let wanted = if case["expect_error"].is_null() { "+ ignored" } else { "+ error not_json" };
+        return if has(wanted) && found.is_empty() { Ok(()) } else { Err(format!("{lines:?}")) };
+    }
+    for wanted in expected {
+        if !has(&format!("+ reading 0: device {:?}", wanted["device"].as_str().unwrap())) {
+            return Err(format!("another device: {lines:?}"));
+        }
+        let name = tidegate::profile::sanitise(wanted["measurement"].as_str().unwrap());
+        let name = name.trim_start_matches("energy_");
+        let value = match &wanted["value"] {
+            serde_json::Value::Number(number) if wanted["unit"] == "mV" => {
+                (number.as_f64().unwrap() / 1000.0).to_string()
+            }
+            serde_json::Value::Number(number) => number.as_f64().unwrap().to_string(),
+            other => other.to_string(),
+        };
+        // Names are natural, not demanded: the value must be there under a name that shares a word with it.
+        let shares = |found: &str| name.split('_').any(|word| found.contains(word)) || name == "total";
+        if !found.iter().any(|(found, found_value)| *found_value == value && shares(found)) {
+            return Err(format!("{name} = {value} is missing: {found:?}"));
+        }
+    }
+    Ok(())
+}
+
+const SAMPLE: &str =
+    "[[sample]]\nname = \"recorded\"\ntopic = \"TOPIC\"\npayload = \"\"\nexpect_error = \"checksum\"\n";
