@@ -444,3 +444,7 @@ impl Serialize for Units<'_> {
         map.end()
     }
 }
+
+#[cfg(test)]
+#[path = "encode_tests.rs"]
+mod tests;

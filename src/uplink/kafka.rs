@@ -47,6 +47,17 @@ impl KafkaConnect {
         Self { settings, gateway: gateway.id.clone() }
     }
 
+    /// OpenSSL does not say which file it could not read.
+    fn check_files(&self) -> Result<(), String> {
+        let Some(tls) = &self.settings.tls else { return Ok(()) };
+        let files = [("ca", &tls.ca), ("certificate", &tls.certificate), ("key", &tls.key)];
+        for (key, path) in files.into_iter().filter_map(|(key, path)| path.as_ref().map(|path| (key, path))) {
+            std::fs::File::open(path)
+                .map_err(|error| format!("kafka.tls.{key}: {} cannot be read: {error}", path.display()))?;
+        }
+        Ok(())
+    }
+
     fn client_config(&self) -> ClientConfig {
         let settings = &self.settings;
         let mut config = ClientConfig::new();
@@ -112,6 +123,7 @@ impl Connect for KafkaConnect {
     type Sink = KafkaSink;
 
     fn connect(&mut self, generation: u32, reports: &Arc<Reports>) -> Result<KafkaSink, String> {
+        self.check_files()?;
         let context =
             Context { generation, reports: Arc::clone(reports), remarks: Mutex::new(Throttle::new(REMARK_INTERVAL)) };
         let producer = BaseProducer::from_config_and_context(&self.client_config(), context)
@@ -310,7 +322,3 @@ fn describe(error: &KafkaError) -> String {
         None => error.to_string(),
     }
 }
-
-#[cfg(test)]
-#[path = "kafka_tests.rs"]
-mod tests;

@@ -1,0 +1,208 @@
+//! The end-to-end benchmark: a paced publisher, a real mosquitto without an in-flight limit, the release binary, a real
+//! Kafka. For each scenario it prints what the gateway cost: CPU for each message, peak memory, bytes written, fsyncs.
+//!
+//! Everything runs on this machine, so at full speed broker, Kafka, publisher and gateway share its cores: the CPU time
+//! of a message says more than the rate.
+
+// A benchmark is run by hand: an error is shown, and that is all.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+mod cost;
+mod publisher;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cost::Cost;
+use publisher::Publisher;
+use support::parts::have;
+use support::{Config, Gateway, Kafka, Mosquitto, Part, Process, Scratch, wait_until};
+
+/// Messages of a scenario without a pace.
+const UNPACED_MESSAGES: u64 = 400_000;
+/// Messages that go ahead, so that everything has been used once.
+const WARM_UP_MESSAGES: u64 = 200;
+const IDLE: Duration = Duration::from_secs(10);
+
+struct Arguments {
+    seconds: u64,
+    rates: Vec<Option<u64>>,
+    qos: Vec<u8>,
+    peer: Option<String>,
+}
+
+fn arguments() -> Arguments {
+    let mut result = Arguments { seconds: 20, rates: vec![Some(100), Some(5_000), None], qos: vec![0, 1], peer: None };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(name) = arguments.next() {
+        // cargo bench adds it.
+        if name == "--bench" {
+            continue;
+        }
+        let value = arguments.next().unwrap_or_else(|| panic!("{name} needs a value"));
+        match name.as_str() {
+            "--seconds" => result.seconds = value.parse().expect("--seconds takes a number"),
+            "--rates" => result.rates = value.split(',').map(|rate| rate.parse().ok()).collect(),
+            "--qos" => result.qos = value.split(',').map(|qos| qos.parse().expect("--qos takes 0,1")).collect(),
+            "--peer" => result.peer = Some(value),
+            _ => panic!("unknown argument {name}; known: --seconds, --rates, --qos, --peer"),
+        }
+    }
+    result
+}
+
+fn main() {
+    let arguments = arguments();
+    if !have(&[Part::Mosquitto, Part::Kafka]) {
+        std::process::exit(1);
+    }
+    let kafka = Kafka::start();
+    println!("{}", machine());
+    println!(
+        "{:<10} {:>9} {:>3} {:>10} {:>9} {:>12} {:>9} {:>12} {:>9} {:>7}",
+        "who", "rate", "QoS", "messages", "per s", "CPU us/msg", "RSS MB", "written/msg", "fsyncs", "idle %"
+    );
+    let mut number = 0;
+    for &rate in &arguments.rates {
+        for &qos in &arguments.qos {
+            let count = rate.map_or(UNPACED_MESSAGES, |rate| rate * arguments.seconds);
+            let scenario = Scenario { rate, qos, count };
+            for peer in std::iter::once(None).chain(arguments.peer.as_deref().map(Some)) {
+                number += 1;
+                let topic = format!("bench-{number}");
+                kafka.admin(&["create-topic", &topic, "1"]);
+                let broker = Mosquitto::start();
+                let outcome = match peer {
+                    None => measure_tidegate(&kafka, &broker, &topic, &scenario),
+                    Some(command) => measure_peer(command, &kafka, &broker, &topic, &scenario),
+                };
+                print_row(if peer.is_some() { "peer" } else { "tidegate" }, &scenario, &outcome);
+            }
+        }
+    }
+}
+
+struct Scenario {
+    /// Messages a second; `None` for as many as go.
+    rate: Option<u64>,
+    qos: u8,
+    count: u64,
+}
+
+struct Outcome {
+    idle_percent: f64,
+    cost: Cost,
+    fsyncs: Option<u64>,
+    delivered: u64,
+    took: Duration,
+}
+
+fn measure_tidegate(kafka: &Kafka, broker: &Mosquitto, topic: &str, scenario: &Scenario) -> Outcome {
+    let config = Config::new("")
+        .mqtt("bench", broker.port, &format!("qos = {}", scenario.qos))
+        .kafka_section(&format!("brokers = [\"{}\"]\ntopics = {{ reading = \"{topic}\" }}", kafka.address()));
+    let mut gateway = Gateway::start(&config);
+    gateway.wait_subscribed();
+    let process = gateway.process().id();
+    let commits = |gateway: &mut Gateway| gateway.status().sum("outbox_commits_total");
+    let mut before = 0;
+    let mut outcome = measure(process, kafka, broker, topic, scenario, || before = commits(&mut gateway));
+    outcome.fsyncs = Some(commits(&mut gateway) - before);
+    outcome
+}
+
+fn measure_peer(command: &str, kafka: &Kafka, broker: &Mosquitto, topic: &str, scenario: &Scenario) -> Outcome {
+    let scratch = Scratch::new("peer");
+    let command = command
+        .replace("{mqtt_port}", &broker.port.to_string())
+        .replace("{kafka}", &kafka.address())
+        .replace("{topic}", topic)
+        .replace("{dir}", scratch.path().to_str().unwrap());
+    let arguments = ["-c", &format!("exec {command}")];
+    let peer = Process::spawn("the peer", Path::new("sh"), arguments, &[], &scratch.join("peer.log"));
+    // Nobody says when it has subscribed.
+    std::thread::sleep(Duration::from_secs(5));
+    measure(peer.id(), kafka, broker, topic, scenario, || ())
+}
+
+/// Idle, then warm, then the messages, until all are in Kafka or no more come.
+fn measure(
+    process: u32,
+    kafka: &Kafka,
+    broker: &Mosquitto,
+    topic: &str,
+    scenario: &Scenario,
+    about_to_start: impl FnOnce(),
+) -> Outcome {
+    let idle_before = Cost::of(process);
+    std::thread::sleep(IDLE);
+    let idle = Cost::of(process).since(&idle_before);
+
+    let mut publisher = Publisher::connect(broker.port, scenario.qos);
+    publisher.publish(WARM_UP_MESSAGES, scenario.rate.map(|rate| rate.max(200)));
+    wait_for_records(kafka, topic, WARM_UP_MESSAGES);
+    about_to_start();
+    let before = Cost::of(process);
+    let start = now();
+    publisher.publish(scenario.count, scenario.rate);
+    publisher.finish();
+    let records = wait_for_records(kafka, topic, WARM_UP_MESSAGES + scenario.count);
+    let took = start.elapsed();
+    Outcome {
+        idle_percent: idle.cpu.as_secs_f64() / IDLE.as_secs_f64() * 100.0,
+        cost: Cost::of(process).since(&before),
+        fsyncs: None,
+        delivered: records.saturating_sub(WARM_UP_MESSAGES),
+        took,
+    }
+}
+
+/// Until the topic has so many records, or has had the same number for ten seconds.
+fn wait_for_records(kafka: &Kafka, topic: &str, wanted: u64) -> u64 {
+    let (mut last, mut since) = (0, now());
+    wait_until(Duration::from_secs(600), "the records in Kafka", || {
+        let output = kafka.admin(&["count", topic]);
+        let count: u64 = output.trim().parse().unwrap_or_else(|_| panic!("no number: {output}"));
+        if count != last {
+            (last, since) = (count, now());
+        }
+        (count >= wanted || since.elapsed() > Duration::from_secs(10)).then_some(count)
+    })
+}
+
+fn print_row(who: &str, scenario: &Scenario, outcome: &Outcome) {
+    let messages = scenario.count as f64;
+    println!(
+        "{who:<10} {:>9} {:>3} {:>10} {:>9.0} {:>12.2} {:>9.1} {:>12.1} {:>9} {:>7.2}{}",
+        scenario.rate.map_or("max".into(), |rate| rate.to_string()),
+        scenario.qos,
+        scenario.count,
+        messages / outcome.took.as_secs_f64(),
+        outcome.cost.cpu.as_secs_f64() * 1e6 / messages,
+        outcome.cost.peak_rss_bytes as f64 / 1e6,
+        outcome.cost.written_bytes as f64 / messages,
+        outcome.fsyncs.map_or("-".into(), |count| count.to_string()),
+        outcome.idle_percent,
+        if outcome.delivered < scenario.count {
+            format!("  ONLY {} DELIVERED", outcome.delivered)
+        } else {
+            String::new()
+        },
+    );
+}
+
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo")
+        .lines()
+        .find_map(|line| Some(line.strip_prefix("model name")?.split_once(':')?.1.trim().to_owned()))
+        .unwrap_or_else(|| "unknown CPU".into());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("Linux {}, {cpu}, {cores} cores", read("/proc/sys/kernel/osrelease").trim())
+}
+
+fn now() -> Instant {
+    tidegate::clock::instant()
+}

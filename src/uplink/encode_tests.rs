@@ -1,0 +1,236 @@
+//! `docs/records.md` and the code say the same, and no value can break a record.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::outbox::Lane;
+use crate::reading::{Batch, Measurement, MeasurementKind, Reason, Stage, TimeQuality};
+
+const DOC: &str = include_str!("../../docs/records.md");
+
+const AT: Stamp = Stamp { wall_ms: 1_777_896_000_410, monotonic_ms: 5_000, trusted: true };
+
+fn gateway() -> config::Gateway {
+    config::Gateway {
+        id: "home-01".into(),
+        labels: [("site".to_owned(), "home".to_owned())].into(),
+        data_dir: PathBuf::new(),
+        profiles_dir: PathBuf::new(),
+        stop_timeout: Duration::ZERO,
+    }
+}
+
+fn kafka(layout: Layout, format: Format) -> config::Kafka {
+    config::Kafka {
+        brokers: Vec::new(),
+        tls: None,
+        sasl: None,
+        topics: config::Topics { reading: "r".into(), dead_letter: "d".into() },
+        layout,
+        format,
+        timestamp: Timestamp::Send,
+        compression: config::Compression::None,
+        linger: Duration::ZERO,
+        in_flight_max: 1,
+        in_flight_bytes_max: 1,
+        reconnect_max: Duration::ZERO,
+    }
+}
+
+fn field(name: &str, unit: Option<&str>, value: Value) -> Field {
+    let measurement = Measurement { name: name.into(), unit: unit.map(Into::into), kind: MeasurementKind::Gauge };
+    Field { measurement: Arc::new(measurement), value }
+}
+
+fn chunk(seq: u64, record: Record, fields: Vec<Field>) -> Chunk {
+    Chunk {
+        segment: 1,
+        lane: Lane::Raw,
+        stream: "9f3c1d20a4b7.raw".into(),
+        first_seq: seq,
+        batch: Arc::new(Batch { records: vec![record], fields }),
+        delivered: Vec::new(),
+        pin: None,
+    }
+}
+
+fn reading(fields: Vec<Field>) -> Chunk {
+    let reading = Reading {
+        device: "kitchen".into(),
+        profile: "zigbee2mqtt".into(),
+        time_ms: 1_777_896_000_123,
+        time_quality: TimeQuality::Device,
+        received: AT,
+        fields: 0..fields.len() as u32,
+    };
+    chunk(1234, Record::Reading(reading), fields)
+}
+
+fn example_reading() -> Chunk {
+    reading(vec![
+        field("temperature", Some("Cel"), Value::Number(21.4)),
+        field("state", None, Value::Text("ON".into())),
+        field("occupied", None, Value::Flag(true)),
+    ])
+}
+
+fn encode(chunk: &Chunk, layout: Layout, format: Format, part: usize) -> Encoder {
+    let mut encoder = Encoder::new(&gateway(), &kafka(layout, format));
+    encoder.encode(chunk, 0, &chunk.batch.records[0], part).unwrap();
+    encoder
+}
+
+fn json(chunk: &Chunk, layout: Layout) -> serde_json::Value {
+    serde_json::from_slice(&encode(chunk, layout, Format::Json, 0).value).unwrap()
+}
+
+/// All examples of the document, by name.
+fn examples() -> BTreeMap<String, serde_json::Value> {
+    DOC.split("<!-- example: ")
+        .skip(1)
+        .map(|rest| {
+            let (name, rest) = rest.split_once(" -->").unwrap();
+            let block = rest.split("```json").nth(1).unwrap().split("```").next().unwrap();
+            (name.to_owned(), serde_json::from_str(block).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn the_document_shows_what_is_written() {
+    let state = DeviceState { device: "kitchen".into(), profile: "zigbee2mqtt".into(), online: false, received: AT };
+    let letter = DeadLetter {
+        source: "mqtt.home".into(),
+        origin: "zigbee2mqtt/kitchen".into(),
+        profile: Some("zigbee2mqtt".into()),
+        received: AT,
+        stage: Stage::Decode,
+        reason: Reason::NotJson,
+        detail: "expected JSON, found 'hello' at byte 0".into(),
+        length: 5,
+        payload: b"hello".as_slice().into(),
+    };
+    let stream: crate::reading::Name = "77aa01b2c3d4.raw".into();
+    let gap = Gap { stream: stream.clone(), from: 100, to: 250, count: 149, cause: "evicted".into(), at: AT };
+    let end = StreamEnd { stream, last: 98_765, at: AT };
+    let cases = [
+        ("wide", example_reading(), Layout::Wide),
+        ("narrow", example_reading(), Layout::Narrow),
+        ("flat", example_reading(), Layout::Flat),
+        ("state", chunk(1235, Record::State(Box::new(state)), Vec::new()), Layout::Wide),
+        ("dead-letter", chunk(1236, Record::DeadLetter(Box::new(letter)), Vec::new()), Layout::Flat),
+        ("gap", chunk(1237, Record::Gap(Box::new(gap)), Vec::new()), Layout::Wide),
+        ("stream-end", chunk(1238, Record::StreamEnd(Box::new(end)), Vec::new()), Layout::Narrow),
+    ];
+    let mut examples = examples();
+    for (name, chunk, layout) in cases {
+        let expected = examples.remove(name).unwrap_or_else(|| panic!("the document has no example {name}"));
+        assert_eq!(json(&chunk, layout), expected, "{name}");
+        let cbor = encode(&chunk, layout, Format::Cbor, 0).value;
+        assert_eq!(serde_cbor_value(&cbor), expected, "{name} in CBOR");
+    }
+    assert!(examples.is_empty(), "nobody checks {examples:?}");
+}
+
+/// CBOR read back as the JSON value with the same fields.
+fn serde_cbor_value(bytes: &[u8]) -> serde_json::Value {
+    crate::outbox::record::from_cbor(bytes).unwrap()
+}
+
+#[test]
+fn the_document_names_every_reason() {
+    let list = DOC.split("<!-- reasons -->").nth(1).unwrap().split("\n\n").next().unwrap();
+    let named: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+    let all: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+    assert_eq!(named, all);
+}
+
+#[test]
+fn what_identifies_a_record() {
+    let chunk = example_reading();
+    let wide = encode(&chunk, Layout::Wide, Format::Json, 0);
+    assert_eq!((&*wide.key, &*wide.id), ("home-01/kitchen", "9f3c1d20a4b7.raw-1234"));
+    let narrow = encode(&chunk, Layout::Narrow, Format::Json, 1);
+    assert_eq!(narrow.id, "9f3c1d20a4b7.raw-1234-state");
+    assert_eq!(narrow.parts(&chunk.batch.records[0]), 3);
+    assert_eq!(event_source("Küche 1"), "/gateways/K%C3%BCche%201");
+}
+
+#[test]
+fn empty_maps_and_impossible_numbers_are_left_out() {
+    let only_text = json(&reading(vec![field("state", None, Value::Text("ON".into()))]), Layout::Wide);
+    assert!(only_text.get("values").is_none() && only_text.get("flags").is_none() && only_text.get("units").is_none());
+    for layout in [Layout::Wide, Layout::Narrow, Layout::Flat] {
+        let record = json(&reading(vec![field("t", None, Value::Number(f64::NAN))]), layout);
+        assert!(!record.to_string().contains("null"), "{record}");
+        assert!(record.get("values").is_none());
+    }
+}
+
+#[test]
+fn an_unsynced_reading_tells_when_it_was_since_boot() {
+    let chunk = example_reading();
+    let mut batch = (*chunk.batch).clone();
+    if let Record::Reading(reading) = &mut batch.records[0] {
+        reading.time_quality = TimeQuality::Unsynced;
+    }
+    let record = json(&Chunk { batch: Arc::new(batch), ..chunk }, Layout::Wide);
+    assert_eq!((&record["time_quality"], &record["monotonic_ms"]), (&"unsynced".into(), &5_000.into()));
+}
+
+#[test]
+fn a_measurement_never_meets_a_field_of_ours() {
+    let record = json(&reading(vec![field("_device", None, Value::Text("x".into()))]), Layout::Flat);
+    assert_eq!((&record["_device"], &record["__device"]), (&"kitchen".into(), &"x".into()));
+}
+
+proptest! {
+    #[test]
+    fn any_reading_is_json_with_the_same_values(
+        device in "\\PC{0,20}",
+        number in prop::num::f64::NORMAL | prop::num::f64::ZERO,
+        text in "\\PC{0,40}|[\\x00-\\x1f\"\\\\]{1,5}",
+        time_ms in any::<i64>(),
+        seq in any::<u64>(),
+    ) {
+        let mut chunk = reading(vec![
+            field("n", None, Value::Number(number)),
+            field("t", None, Value::Text(text.clone().into())),
+        ]);
+        let mut batch = (*chunk.batch).clone();
+        if let Record::Reading(reading) = &mut batch.records[0] {
+            reading.device = device.as_str().into();
+            reading.time_ms = time_ms;
+        }
+        chunk.batch = Arc::new(batch);
+        chunk.first_seq = seq;
+        let record = json(&chunk, Layout::Wide);
+        prop_assert_eq!(record["device"].as_str(), Some(&*device));
+        prop_assert_eq!(record["values"]["n"].as_f64(), Some(number));
+        prop_assert_eq!(record["texts"]["t"].as_str(), Some(&*text));
+        prop_assert_eq!(record["seq"].as_u64(), Some(seq));
+    }
+}
+
+/// `cargo test --release --lib encode_speed -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement, not a check"]
+fn encode_speed() {
+    let chunk = reading(
+        ["temperature", "humidity", "battery"]
+            .into_iter()
+            .zip([21.4, 48.2, 97.0])
+            .map(|(name, number)| field(name, Some("Cel"), Value::Number(number)))
+            .collect(),
+    );
+    let mut encoder = Encoder::new(&gateway(), &kafka(Layout::Wide, Format::Json));
+    let begin = crate::clock::instant();
+    for _ in 0..1_000_000 {
+        encoder.encode(&chunk, 0, &chunk.batch.records[0], 0).unwrap();
+    }
+    println!("{} ns a record of {} bytes", begin.elapsed().as_nanos() / 1_000_000, encoder.value.len());
+}

@@ -1,0 +1,130 @@
+//! The outbox under pressure: its bound, and what a large backlog costs in memory and at start-up.
+
+// Clippy takes only functions marked `#[test]` for tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+mod support;
+
+use std::time::Duration;
+
+use support::gateway::{DEAD_LETTERS, READINGS};
+use support::publish::publish_lines;
+use support::{Config, Gateway, Kafka, Mosquitto, consume, need, seconds};
+
+/// A message of about a kilobyte that no compression makes much smaller.
+fn bulky(n: u64, random: &mut fastrand::Rng) -> String {
+    let text: String = (0..1_000).map(|_| random.alphanumeric()).collect();
+    format!("{{\"n\":{n},\"text\":\"{text}\"}}")
+}
+
+#[test]
+fn at_its_bound_the_oldest_go_and_every_one_is_counted() {
+    need!(Mosquitto, Kafka);
+    const COUNT: u64 = 15_000;
+    let broker = Mosquitto::start();
+    let mut kafka = Kafka::stopped();
+    let config = Config::new(&kafka.address()).mqtt("home", broker.port, "").outbox("max_size = \"8MiB\"");
+    let mut gateway = Gateway::start(&config);
+    gateway.wait_subscribed();
+
+    let mut random = fastrand::Rng::with_seed(7);
+    publish_lines(broker.port, "sensors/a", 1, (0..COUNT).map(|n| bulky(n, &mut random)));
+    let status = gateway.wait_status(seconds(120), "all of them committed", |status| {
+        status.sum("readings_total") == COUNT && status.sum("outbox_committed_total") >= COUNT
+    });
+    let evicted = status.count("outbox_evicted_total", "raw");
+    assert!(evicted > 0 && evicted < COUNT, "{evicted} of {COUNT} evicted: {:#}", status.0);
+    let disk = gateway.disk_bytes();
+    assert!(disk <= (8 << 20) + (64 << 10), "8 MiB allowed, {disk} bytes taken");
+
+    kafka.restart();
+    gateway.wait_status(seconds(90), "an empty outbox", |status| status.backlog() == 0 && status.link("kafka") == "up");
+    let status = gateway.status();
+    let dropped = status.count("outbox_evicted_total", "raw");
+    let records = consume(&kafka, &[READINGS, DEAD_LETTERS], (COUNT - dropped) as usize, seconds(60));
+    let kept = records.numbers();
+    assert_eq!(kept.len() as u64 + dropped, COUNT, "kept + dropped = produced");
+    // The oldest went: what was kept is the end of what was sent.
+    assert_eq!(kept.first().copied(), Some(dropped), "the oldest one that was kept");
+    let declared: u64 = records.of_kind("gap").iter().map(|gap| gap.value["count"].as_u64().unwrap()).sum();
+    assert_eq!(declared, dropped, "what was given up is declared by gap records");
+    assert_gaps_declared(&records);
+}
+
+/// Each number of each stream is there, or lies in a declared gap.
+fn assert_gaps_declared(records: &support::Records) {
+    let gaps: Vec<(String, u64, u64)> = records
+        .of_kind("gap")
+        .iter()
+        .map(|gap| {
+            let number = |name: &str| gap.value[name].as_u64().unwrap();
+            (gap.value["of_stream"].as_str().unwrap().to_owned(), number("from"), number("to"))
+        })
+        .collect();
+    for (stream, numbers) in records.streams() {
+        let undeclared = (1..=*numbers.last().unwrap())
+            .filter(|seq| !numbers.contains(seq))
+            .find(|seq| !gaps.iter().any(|(of, from, to)| *of == stream && (from..=to).contains(&seq)));
+        assert_eq!(undeclared, None, "a number of stream {stream} that is neither there nor declared; gaps: {gaps:?}");
+    }
+}
+
+#[test]
+fn a_large_backlog_costs_neither_memory_nor_start_up_time() {
+    need!(Mosquitto, Kafka);
+    // The whole gigabyte takes minutes; its shape shows with a part of it.
+    let heavy = std::env::var_os("TIDEGATE_HEAVY").is_some_and(|value| value == "1");
+    let wanted_bytes: u64 = if heavy { 1 << 30 } else { 96 << 20 };
+    const RSS_MAX_KB: u64 = 80 * 1024;
+
+    let broker = Mosquitto::start();
+    let mut kafka = Kafka::stopped();
+    let config = Config::new(&kafka.address()).mqtt("home", broker.port, "").outbox("max_size = \"4GiB\"");
+    let mut gateway = Gateway::start(&config);
+    gateway.wait_subscribed();
+    gateway.stop(seconds(30));
+    let empty = start_up_time(&mut gateway);
+
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut sent = 0;
+    while gateway.disk_bytes() < wanted_bytes {
+        publish_lines(broker.port, "sensors/a", 1, (sent..sent + 10_000).map(|n| bulky(n, &mut random)));
+        sent += 10_000;
+        gateway.wait_status(seconds(120), "them in the outbox", |status| status.backlog() >= sent);
+        assert!(sent < 2_000_000, "{sent} kilobytes sent and only {} on disk", gateway.disk_bytes());
+    }
+    let filled_kb = gateway.process().memory_kb("VmHWM");
+    assert!(filled_kb < RSS_MAX_KB, "{filled_kb} kB resident while filling {} bytes", gateway.disk_bytes());
+    let disk = gateway.disk_bytes();
+    gateway.stop(seconds(30));
+    let full = start_up_time(&mut gateway);
+    println!("{sent} records, {disk} bytes on disk; start-up {empty:?} empty, {full:?} full; peak RSS {filled_kb} kB");
+    assert!(full < empty + Duration::from_millis(500), "start-up: {empty:?} empty, {full:?} with {disk} bytes");
+
+    kafka.restart();
+    let limit = seconds(if heavy { 900 } else { 180 });
+    gateway.wait_status(limit, "an empty outbox", |status| status.backlog() == 0 && status.link("kafka") == "up");
+    let drained_kb = gateway.process().memory_kb("VmHWM");
+    println!("peak RSS of the drain: {drained_kb} kB");
+    assert!(drained_kb < RSS_MAX_KB, "{drained_kb} kB resident while draining");
+    let status = gateway.status();
+    // What was sent while the last clean stop ran out of time counts in that run.
+    assert!(status.sum("delivered_total") <= sent, "{:#}", status.0);
+    assert!(gateway.disk_bytes() < 64 << 20, "space comes back: {} bytes are left", gateway.disk_bytes());
+}
+
+/// The shortest of three, to the first answer; leaves it running.
+fn start_up_time(gateway: &mut Gateway) -> Duration {
+    let mut best = Duration::MAX;
+    for round in 0..3 {
+        let start = tidegate::clock::instant();
+        gateway.restart();
+        best = best.min(start.elapsed());
+        if round < 2 {
+            gateway.wait_subscribed();
+            gateway.kill();
+        }
+    }
+    gateway.wait_subscribed();
+    best
+}

@@ -1,0 +1,135 @@
+//! Serial devices on pseudo-terminals: pulled out, noisy, endless.
+
+// Clippy takes only functions marked `#[test]` for tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use support::{Config, Gateway, Kafka, Pty, Scratch, consume, need, seconds};
+
+fn line(n: u64) -> String {
+    format!("{{\"n\":{n},\"temperature\":21.5}}\n")
+}
+
+/// A topic for each test, since they share one Kafka.
+fn config(kafka: &Kafka, topic: &str) -> Config {
+    Config::new("").kafka_section(&format!(
+        "brokers = [\"{}\"]\ntopics = {{ reading = \"{topic}\", dead_letter = \"{topic}.dead\" }}",
+        kafka.address()
+    ))
+}
+
+fn send(device: &mut Pty, lines: impl Iterator<Item = u64>) {
+    for n in lines {
+        assert!(device.send(line(n).as_bytes(), seconds(10)), "the gateway reads no more at line {n}");
+    }
+}
+
+#[test]
+fn absent_at_start_then_pulled_out_and_replugged() {
+    need!(Kafka);
+    let kafka = Kafka::shared();
+    let scratch = Scratch::new("serial");
+    let port = scratch.join("usb-FTDI_FT232R_A1-if00-port0");
+    let mut gateway = Gateway::start(&config(kafka, "replugged").serial("meter", &port, ""));
+    gateway.wait_status(seconds(20), "the absent port to be down", |status| status.link("serial.meter") == "down");
+
+    for round in 0..3 {
+        let mut device = Pty::plug(&port);
+        gateway.wait_status(seconds(30), "the port to be open", |status| status.link("serial.meter") == "up");
+        // Half a line from before is what a device that was just plugged in begins with.
+        assert!(device.send(b"3,\"temperature\":20}\n", seconds(10)));
+        send(&mut device, round * 100..(round + 1) * 100);
+        gateway.wait_status(seconds(20), "this round's lines", |status| {
+            status.count("readings_total", "serial.meter") == (round + 1) * 100
+        });
+        // The last line is cut off in the middle.
+        assert!(device.send(b"{\"n\":9999,\"temp", seconds(10)));
+        drop(device);
+        gateway.wait_status(seconds(20), "the port to be down", |status| status.link("serial.meter") == "down");
+    }
+
+    gateway.wait_delivered(300, seconds(30));
+    let records = consume(kafka, &["replugged"], 300, seconds(30));
+    records.assert_all(300);
+    assert!(records.0.iter().all(|record| record.value["device"] == "meter"), "the device has the source's name");
+}
+
+#[test]
+fn a_tenth_of_the_bytes_corrupted() {
+    need!(Kafka);
+    let kafka = Kafka::shared();
+    let scratch = Scratch::new("serial");
+    let port = scratch.join("noisy");
+    let mut device = Pty::plug(&port);
+    let mut gateway = Gateway::start(&config(kafka, "noisy").serial("meter", &port, ""));
+    gateway.wait_status(seconds(20), "the port to be open", |status| status.link("serial.meter") == "up");
+
+    const LINES: u64 = 3_000;
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let clean: Vec<String> = (0..LINES).map(line).collect();
+    let mut bytes = clean.concat().into_bytes();
+    for byte in &mut bytes {
+        if random.f64() < 0.1 {
+            *byte = random.u8(..);
+        }
+    }
+    // What noise has spared must arrive; what it has changed may be anything.
+    let spared: BTreeSet<u64> = bytes
+        .split(|byte| *byte == b'\n')
+        .filter_map(|found| {
+            let n = clean.iter().position(|line| line.trim_end().as_bytes() == found)?;
+            Some(n as u64)
+        })
+        .collect();
+    assert!(device.send(&bytes, seconds(20)), "the gateway reads no more");
+    // The first of these may be glued to the end of the noise.
+    assert!(device.send(b"\n", seconds(10)));
+    send(&mut device, LINES..LINES + 200);
+
+    let wanted: BTreeSet<u64> = spared.into_iter().chain(LINES..LINES + 200).collect();
+    let status = gateway.wait_status(seconds(30), "the clean lines at the end", |status| {
+        status.count("readings_total", "serial.meter") >= wanted.len() as u64 && status.backlog() == 0
+    });
+    let records = consume(kafka, &["noisy"], wanted.len(), seconds(30));
+    let arrived = records.numbers();
+    let missing: Vec<_> = wanted.difference(&arrived).collect();
+    assert!(missing.is_empty(), "clean lines that did not arrive: {missing:?}");
+    let outcomes = ["rejected_total", "frames_ignored_total", "frames_too_long_total", "noise_bytes_total"];
+    assert!(outcomes.iter().any(|name| status.sum(name) > 0), "noise is counted: {:#}", status.0);
+    assert_eq!(status.link("serial.meter"), "up");
+}
+
+#[test]
+fn a_line_that_never_ends() {
+    need!(Kafka);
+    let kafka = Kafka::shared();
+    let scratch = Scratch::new("serial");
+    let (endless_port, other_port) = (scratch.join("endless"), scratch.join("other"));
+    let mut endless = Pty::plug(&endless_port);
+    let mut other = Pty::plug(&other_port);
+    let config = config(kafka, "endless").serial("endless", &endless_port, "").serial("other", &other_port, "");
+    let mut gateway = Gateway::start(&config);
+    gateway.wait_status(seconds(20), "both ports to be open", |status| status.links("serial.") == ["up", "up"]);
+
+    let before_kb = gateway.process().memory_kb("VmRSS");
+    let chunk = vec![b'x'; 64 * 1024];
+    for n in 0..256 {
+        assert!(endless.send(&chunk, seconds(20)), "the gateway reads no more after {n} chunks of 64 KiB");
+        if n % 16 == 0 {
+            send(&mut other, n / 16..n / 16 + 1);
+        }
+    }
+    let grown_kb = gateway.process().memory_kb("VmRSS").saturating_sub(before_kb);
+    assert!(grown_kb < 8 * 1024, "16 MiB without a line end made it grow by {grown_kb} kB");
+    assert!(endless.send(b"\n", seconds(10)));
+    send(&mut endless, 16..20);
+
+    let status = gateway.wait_delivered(20, seconds(30));
+    consume(kafka, &["endless"], 20, seconds(30)).assert_all(20);
+    assert!(status.count("frames_too_long_total", "serial.endless") > 0, "{:#}", status.0);
+}
