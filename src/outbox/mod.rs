@@ -22,7 +22,7 @@ mod chunk;
 mod manifest;
 mod progress;
 mod reader;
-mod record;
+pub(crate) mod record;
 mod recovery;
 mod segment;
 mod state;
