@@ -60,7 +60,7 @@ impl Default for Tuning {
             gather: Duration::from_millis(5),
             again_min: Duration::from_millis(100),
             again_max: Duration::from_secs(5),
-            park_min: Duration::from_secs(5),
+            park_min: Duration::from_secs(1),
             park_max: Duration::from_secs(300),
             probe_min: Duration::from_secs(2),
             probe_max: Duration::from_secs(30),

@@ -232,7 +232,7 @@ impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // What concerns connections comes again through `error`, and being offline is a normal state.
         let connection =
-            matches!(facility, "FAIL" | "ERROR" | "BRKMAIN" | "CONNECT" | "REQTMOUT" | "CLUSTERID" | "SASL");
+            matches!(facility, "FAIL" | "ERROR" | "BRKMAIN" | "CONNECT" | "REQTMOUT" | "CLUSTERID" | "SASL" | "GETPID");
         let important = (level as i32) <= RDKafkaLogLevel::Warning as i32 && !connection;
         let now = clock::instant();
         let pass = important.then(|| self.remarks.lock().unwrap_or_else(PoisonError::into_inner).pass(now)).flatten();

@@ -187,12 +187,12 @@ impl<S: Source, C: Connect> Drain<S, C> {
     pub(super) fn park(&mut self, ticket: u32, failure: &Failure, now: Instant) {
         let Some(landed) = self.flight.land(ticket) else { return };
         if let Some(topic) = &landed.probe_of {
-            self.parking.refused(topic, &failure.detail, now, landed.chunk);
+            // A new topic is often there a second later, because the cluster makes it when it is first written to.
+            if self.parking.refused(topic, &failure.detail, now, landed.chunk) == 1 {
+                warn!("topic {topic} takes no records ({}): they stay stored, the others go on", failure.detail);
+            }
         } else if self.parking.park(&failure.topic, &failure.detail, now, || landed.chunk.single(landed.index)) {
-            warn!(
-                "topic {} takes no records ({}): they stay stored, the others go on; it is tried again in {:?}",
-                failure.topic, failure.detail, self.tuning.park_min
-            );
+            info!("topic {} does not take records yet; it is tried again in {:?}", failure.topic, self.tuning.park_min);
         }
     }
 }
