@@ -26,7 +26,10 @@ fn the_configuration_in_the_readme_runs_and_stores_readings() {
     // Only what a reader has to replace is replaced: addresses, and where this test may write.
     let below = |name: &str| gateway.scratch().join(name).display().to_string();
     let text = text
-        .replace("[gateway]\n", &format!("[gateway]\ndata_dir = {:?}\nprofiles_dir = {:?}\n", below("data"), below("p")))
+        .replace(
+            "[gateway]\n",
+            &format!("[gateway]\ndata_dir = {:?}\nprofiles_dir = {:?}\n", below("data"), below("p")),
+        )
         .replace("192.168.1.10:1883", &format!("127.0.0.1:{}", broker.port))
         .replace("/dev/serial/by-id/usb-FTDI_FT232R_P1-if00-port0", &below("meter"))
         .replace("broker.example.net:9093", "127.0.0.1:9");

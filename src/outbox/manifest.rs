@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::segment::sync_directory;
+use crate::reading::{Gap, Record, Stamp, StreamEnd};
 
 const VERSION: u32 = 1;
 const NAME: &str = "MANIFEST";
@@ -47,15 +48,69 @@ pub(crate) struct Entry {
     pub(crate) bytes: u64,
     /// Whether it is closed: what is above is final.
     pub(crate) sealed: bool,
+    /// The declarations among its raw records, by number: if the segment is given up they are made again.
+    #[serde(default)]
+    pub(crate) declares: Vec<(u64, Declared)>,
 }
 
-/// What consumers are to be told and no record says yet.
+/// What consumers are to be told about a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Declared {
     /// Numbers that will not come.
     Gap { stream: String, from: u64, to: u64, count: u64, cause: String },
     /// A stream that ended without a clean stop.
     End { stream: String, last: u64 },
+}
+
+impl Declared {
+    /// What a record declares, if it does.
+    pub(crate) fn of(record: &Record) -> Option<Self> {
+        match record {
+            Record::Gap(gap) => Some(Self::Gap {
+                stream: gap.stream.to_string(),
+                from: gap.from,
+                to: gap.to,
+                count: gap.count,
+                cause: gap.cause.to_string(),
+            }),
+            Record::StreamEnd(end) => Some(Self::End { stream: end.stream.to_string(), last: end.last }),
+            _ => None,
+        }
+    }
+
+    /// The record that declares it.
+    pub(crate) fn record(&self, at: Stamp) -> Record {
+        match self {
+            Self::Gap { stream, from, to, count, cause } => Record::Gap(Box::new(Gap {
+                stream: stream.as_str().into(),
+                from: *from,
+                to: *to,
+                count: *count,
+                cause: cause.as_str().into(),
+                at,
+            })),
+            Self::End { stream, last } => {
+                Record::StreamEnd(Box::new(StreamEnd { stream: stream.as_str().into(), last: *last, at }))
+            }
+        }
+    }
+
+    /// Makes this one and `next` one, if both are gaps of a stream with one cause that touch.
+    pub(crate) fn joined(&self, next: &Self) -> Option<Self> {
+        match (self, next) {
+            (
+                Self::Gap { stream, from, to, count, cause },
+                Self::Gap { stream: other, from: next_from, to: next_to, count: more, cause: other_cause },
+            ) if stream == other && cause == other_cause && to + 1 == *next_from => Some(Self::Gap {
+                stream: stream.clone(),
+                from: *from,
+                to: *next_to,
+                count: count + more,
+                cause: cause.clone(),
+            }),
+            _ => None,
+        }
+    }
 }
 
 /// The manifest's content.
@@ -73,6 +128,7 @@ pub(crate) struct Manifest {
     /// The next segment's number.
     pub(crate) next: u64,
     pub(crate) segments: Vec<Entry>,
+    /// What no record says yet.
     pub(crate) declared: Vec<Declared>,
 }
 

@@ -17,7 +17,7 @@ use super::chunk::{self, CursorEntry, Cutter, Extras};
 use super::manifest::{Declared, Entry, Manifest, ManifestError, Range, Witness};
 use super::progress::Progress;
 use super::reader::whole;
-use super::record;
+use super::record::{self, Names};
 use super::segment::{self, Contents, SegmentError};
 use super::state::{SegmentState, Shared, State, missing_in, stream_name};
 use super::writer::Writer;
@@ -210,8 +210,15 @@ fn rebuild(directory: &Path, numbers: &[u64], manifest: &mut Manifest) -> Result
         };
         let run = contents.run.clone().unwrap_or_else(|| format!("unknown{number}"));
         manifest.run.clone_from(&run);
-        let mut entry =
-            Entry { number, run, lanes: [None; 3], oldest_ms: None, bytes: segment::disk_bytes(&path), sealed: true };
+        let mut entry = Entry {
+            number,
+            run,
+            lanes: [None; 3],
+            oldest_ms: None,
+            bytes: segment::disk_bytes(&path),
+            sealed: true,
+            declares: declares(&contents),
+        };
         entry.lanes = ranges(&whole(&contents));
         manifest.segments.push(entry);
     }
@@ -226,6 +233,19 @@ fn ranges(whole: &[(segment::Key, usize)]) -> [Option<Range>; 3] {
         let last = of_lane().map(|(key, count)| key.number + *count as u64).max()?.checked_sub(1)?;
         (last >= first).then_some(Range { first, last })
     })
+}
+
+/// The declarations among a segment's raw records.
+fn declares(contents: &Contents) -> Vec<(u64, Declared)> {
+    let mut names = Names::default();
+    let mut found = Vec::new();
+    let raw = contents.values.iter().filter(|(key, _)| key.lane == Some(Lane::Raw));
+    for (key, value) in raw {
+        let Ok(batch) = chunk::open(value).and_then(|opened| chunk::decode(&[opened], &mut names)) else { continue };
+        let declares = batch.records.iter().zip(key.number..);
+        found.extend(declares.filter_map(|(record, seq)| Some((seq, Declared::of(record)?))));
+    }
+    found
 }
 
 /// Removes what no manifest names: the beginnings of segments that never counted, the ends of deletions.
@@ -297,6 +317,7 @@ impl Found {
             }
         }
         entry.sealed = true;
+        entry.declares = declares(contents);
         entry.bytes = segment::disk_bytes(&segment_path(directory, entry.number));
     }
 

@@ -27,7 +27,7 @@ use super::{Lane, recovery};
 use crate::clock;
 use crate::counters::{Count, Counter, Counters};
 use crate::log::Throttle;
-use crate::reading::{Batch, DeadLetter, Gap, Name, Reason, Receipt, Record, Stage, StreamEnd};
+use crate::reading::{Batch, DeadLetter, Name, Reason, Receipt, Record, Stage};
 
 /// A cursor that nothing else carries to the disk is stored this long after it changed.
 const CURSOR_INTERVAL: Duration = Duration::from_secs(5);
@@ -213,17 +213,8 @@ impl Writer {
     /// Appends the records that declare what the manifest says is still to be declared.
     fn declare(&mut self, shared: &Shared) {
         let at = clock::stamp();
-        let mut batch = Batch::default();
-        for declared in &self.manifest.declared {
-            batch.records.push(match declared.clone() {
-                Declared::Gap { stream, from, to, count, cause } => {
-                    Record::Gap(Box::new(Gap { stream: stream.into(), from, to, count, cause: cause.into(), at }))
-                }
-                Declared::End { stream, last } => {
-                    Record::StreamEnd(Box::new(StreamEnd { stream: stream.into(), last, at }))
-                }
-            });
-        }
+        let records = self.manifest.declared.iter().map(|declared| declared.record(at)).collect();
+        let mut batch = Batch { records, fields: Vec::new() };
         self.declared_at = shared.append(Lane::Raw, &mut batch, None, &[]);
     }
 
@@ -380,6 +371,9 @@ impl Writer {
             let count = batch.len() as u64;
             let Some(segment) = state.segments.get_mut(&number) else { continue };
             segment.entry.lanes[lane.index()].get_or_insert(Range { first, last: first }).last = first + count - 1;
+            let declares =
+                batch.records.iter().zip(first..).filter_map(|(record, seq)| Some((seq, Declared::of(record)?)));
+            segment.entry.declares.extend(declares);
             if segment.entry.oldest_ms.is_none() {
                 segment.entry.oldest_ms = batch.records.first().map(|record| record.received().wall_ms);
             }
@@ -462,6 +456,7 @@ impl Writer {
             oldest_ms: None,
             bytes: segment.disk_bytes(),
             sealed: false,
+            declares: Vec::new(),
         };
         {
             let mut state = shared.lock();
@@ -510,7 +505,7 @@ impl Writer {
             let old = || state.segments.range(..self.keep_from);
             let done = old().find(|(_, segment)| segment.missing() == 0).map(|(number, _)| *number);
             if let Some(number) = done {
-                self.remove(shared, state, number, Vec::new())?;
+                self.remove(shared, state, number, &[])?;
                 continue;
             }
             let victim = old().find(|(_, segment)| !segment.is_pinned()).map(|(number, _)| *number);
@@ -525,21 +520,28 @@ impl Writer {
 
     fn evict(&mut self, shared: &Shared, state: MutexGuard<'_, State>, number: u64) -> Result<(), CommitError> {
         let Some(segment) = state.segments.get(&number) else { return Ok(()) };
-        let mut gaps = Vec::new();
-        for lane in Lane::ALL {
-            let count = segment.missing_of(lane);
+        // Declarations that nobody has seen yet are made again, so they are not among what is given up.
+        let raw = segment.progress[Lane::Raw.index()].as_ref();
+        let unseen = segment.entry.declares.iter().filter(|(seq, _)| !raw.is_some_and(|raw| raw.is_delivered(*seq)));
+        let mut gaps: Vec<Declared> = unseen.map(|(_, declared)| declared.clone()).collect();
+        let mut repeated = gaps.len() as u64;
+        for lane in Lane::ALL.into_iter().rev() {
+            let missing = segment.missing_of(lane);
+            // All declarations are in the raw lane.
+            let count = missing - std::mem::take(&mut repeated).min(missing);
             self.counts.evicted[lane.index()].add(count);
-            if let (true, Some(range)) = (count > 0, segment.entry.lanes[lane.index()]) {
+            if let (true, Some(range)) = (missing > 0, segment.entry.lanes[lane.index()]) {
                 let from = segment.first_missing(lane, range.first).unwrap_or(range.first);
                 let stream = segment.streams[lane.index()].to_string();
-                gaps.push(Declared::Gap { stream, from, to: range.last, count, cause: "evicted".to_owned() });
+                let gap = Declared::Gap { stream, from, to: range.last, count, cause: "evicted".to_owned() };
+                declare(&mut gaps, gap);
             }
         }
         if let Some(suppressed) = self.trouble.pass(clock::instant()) {
             let records = segment.missing();
             warn!(segment = number, records, suppressed, "the outbox is full: the oldest records are given up");
         }
-        self.remove(shared, state, number, gaps)
+        self.remove(shared, state, number, &gaps)
     }
 
     /// Takes a segment out of the manifest, with what is to be declared about it, and deletes it.
@@ -548,7 +550,7 @@ impl Writer {
         shared: &Shared,
         mut state: MutexGuard<'_, State>,
         number: u64,
-        gaps: Vec<Declared>,
+        gaps: &[Declared],
     ) -> Result<(), CommitError> {
         let Some(segment) = state.segments.remove(&number) else { return Ok(()) };
         if state.tail.as_ref().is_some_and(|tail| tail.number == number) {
@@ -556,7 +558,7 @@ impl Writer {
             self.segment = None;
         }
         let mut manifest = self.current_manifest(&state);
-        for gap in &gaps {
+        for gap in gaps {
             declare(&mut manifest.declared, gap.clone());
         }
         drop(state);
@@ -573,15 +575,10 @@ impl Writer {
     }
 
     /// The records that declare `gaps`, among those to be committed next.
-    fn declare_later(&mut self, shared: &Shared, gaps: Vec<Declared>) {
+    fn declare_later(&mut self, shared: &Shared, gaps: &[Declared]) {
         let at = clock::stamp();
-        let mut batch = Batch::default();
-        for gap in gaps {
-            if let Declared::Gap { stream, from, to, count, cause } = gap {
-                let (stream, cause) = (stream.into(), cause.into());
-                batch.records.push(Record::Gap(Box::new(Gap { stream, from, to, count, cause, at })));
-            }
-        }
+        let records = gaps.iter().map(|gap| gap.record(at)).collect();
+        let mut batch = Batch { records, fields: Vec::new() };
         self.declared_at = shared.append(Lane::Raw, &mut batch, None, &[]);
     }
 
@@ -614,7 +611,7 @@ impl Writer {
                 self.store_cursor(shared)?;
                 continue;
             }
-            self.remove(shared, state, number, Vec::new())?;
+            self.remove(shared, state, number, &[])?;
         }
     }
 
@@ -750,19 +747,9 @@ fn split_extras(extras: &mut Extras) -> Vec<Extras> {
 
 /// Adds a gap to those that wait to be declared; gaps of one stream that touch become one.
 fn declare(declared: &mut Vec<Declared>, gap: Declared) {
-    if let (
-        Some(Declared::Gap { stream: last_stream, to: last_to, count: last_count, cause: last_cause, .. }),
-        Declared::Gap { stream, from, to, count, cause },
-    ) = (declared.last_mut(), &gap)
-        && last_stream == stream
-        && last_cause == cause
-        && *last_to + 1 == *from
-    {
-        *last_to = *to;
-        *last_count += count;
-        return;
-    }
-    if declared.len() < DECLARED_MAX {
+    if let Some((at, joined)) = declared.iter().enumerate().find_map(|(at, last)| Some((at, last.joined(&gap)?))) {
+        declared[at] = joined;
+    } else if declared.len() < DECLARED_MAX {
         declared.push(gap);
     }
 }
