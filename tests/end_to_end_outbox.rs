@@ -44,8 +44,11 @@ fn at_its_bound_the_oldest_go_and_every_one_is_counted() {
     let records = consume(&kafka, &[READINGS, DEAD_LETTERS], (COUNT - dropped) as usize, seconds(60));
     let kept = records.numbers();
     assert_eq!(kept.len() as u64 + dropped, COUNT, "kept + dropped = produced");
-    // The oldest went: what was kept is the end of what was sent.
-    assert_eq!(kept.first().copied(), Some(dropped), "the oldest one that was kept");
+    // The oldest went, but for those that Kafka's client had in hand: what was given up is one block before the newest.
+    let in_hand = kept.iter().zip(0..).take_while(|(number, n)| **number == *n).count() as u64;
+    let newest: Vec<u64> = (in_hand + dropped..COUNT).collect();
+    assert_eq!(kept[in_hand as usize..], newest, "{in_hand} in hand and {dropped} given up, then all the others");
+    assert!(in_hand < COUNT / 8, "{in_hand} in hand");
     let declared: u64 = records.of_kind("gap").iter().map(|gap| gap.value["count"].as_u64().unwrap()).sum();
     assert_eq!(declared, dropped, "what was given up is declared by gap records");
     assert_gaps_declared(&records);
@@ -75,7 +78,9 @@ fn a_large_backlog_costs_neither_memory_nor_start_up_time() {
     // The whole gigabyte takes minutes; its shape shows with a part of it.
     let heavy = std::env::var_os("TIDEGATE_HEAVY").is_some_and(|value| value == "1");
     let wanted_bytes: u64 = if heavy { 1 << 30 } else { 96 << 20 };
-    const RSS_MAX_KB: u64 = 80 * 1024;
+    // 80 MB, less the 12 MB that the pages of the release binary take. Those of a debug binary take three times that, so
+    // what is measured here is the rest.
+    const ANONYMOUS_MAX_KB: u64 = (80 - 12) * 1024;
 
     let broker = Mosquitto::start();
     let mut kafka = Kafka::stopped();
@@ -87,26 +92,33 @@ fn a_large_backlog_costs_neither_memory_nor_start_up_time() {
 
     let mut random = fastrand::Rng::with_seed(7);
     let mut sent = 0;
+    let mut filled_kb = 0;
     while gateway.disk_bytes() < wanted_bytes {
         publish_lines(broker.port, "sensors/a", 1, (sent..sent + 10_000).map(|n| bulky(n, &mut random)));
         sent += 10_000;
         gateway.wait_status(seconds(120), "them in the outbox", |status| status.backlog() >= sent);
+        filled_kb = filled_kb.max(gateway.process().memory_kb("RssAnon"));
         assert!(sent < 2_000_000, "{sent} kilobytes sent and only {} on disk", gateway.disk_bytes());
     }
-    let filled_kb = gateway.process().memory_kb("VmHWM");
-    assert!(filled_kb < RSS_MAX_KB, "{filled_kb} kB resident while filling {} bytes", gateway.disk_bytes());
+    assert!(filled_kb < ANONYMOUS_MAX_KB, "{filled_kb} kB resident while filling {} bytes", gateway.disk_bytes());
     let disk = gateway.disk_bytes();
     gateway.stop(seconds(30));
     let full = start_up_time(&mut gateway);
-    println!("{sent} records, {disk} bytes on disk; start-up {empty:?} empty, {full:?} full; peak RSS {filled_kb} kB");
+    println!("{sent} records, {disk} bytes on disk; start-up {empty:?} empty, {full:?} full; {filled_kb} kB of memory");
     assert!(full < empty + Duration::from_millis(500), "start-up: {empty:?} empty, {full:?} with {disk} bytes");
 
     kafka.restart();
     let limit = seconds(if heavy { 900 } else { 180 });
-    gateway.wait_status(limit, "an empty outbox", |status| status.backlog() == 0 && status.link("kafka") == "up");
-    let drained_kb = gateway.process().memory_kb("VmHWM");
-    println!("peak RSS of the drain: {drained_kb} kB");
-    assert!(drained_kb < RSS_MAX_KB, "{drained_kb} kB resident while draining");
+    let drained_kb = std::cell::Cell::new(0);
+    let process = gateway.process().id();
+    gateway.wait_status(limit, "an empty outbox", |status| {
+        let now_kb = support::process::memory_kb(process, "RssAnon").unwrap_or(0);
+        drained_kb.set(drained_kb.get().max(now_kb));
+        status.backlog() == 0 && status.link("kafka") == "up"
+    });
+    let drained_kb = drained_kb.get();
+    println!("memory while draining: {drained_kb} kB");
+    assert!(drained_kb < ANONYMOUS_MAX_KB, "{drained_kb} kB resident while draining");
     let status = gateway.status();
     // What was sent while the last clean stop ran out of time counts in that run.
     assert!(status.sum("delivered_total") <= sent, "{:#}", status.0);

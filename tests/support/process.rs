@@ -123,12 +123,17 @@ impl Process {
     /// The line of /proc/PID/status that begins with `field`, in kilobytes: `VmRSS`, `VmHWM`.
     #[track_caller]
     pub(crate) fn memory_kb(&self, field: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
-        status
-            .lines()
-            .find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.trim().strip_suffix(" kB")?.parse().ok())
+        memory_kb(self.id(), field)
             .unwrap_or_else(|| panic!("{} has no {field}: has it ended?\n{}", self.name, tail(&self.log)))
     }
+}
+
+/// The line of /proc/PID/status that begins with `field`, in kilobytes, if the process is there.
+pub(crate) fn memory_kb(process: u32, field: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.trim().strip_suffix(" kB")?.parse().ok())
 }
 
 impl Drop for Process {
