@@ -9,19 +9,21 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Rates are taken over this long.
 const RATE_OVER: Duration = Duration::from_secs(2);
+/// The backlog's bar is made for this many readings, and for more when more wait.
+const BACKLOG_USUAL: u64 = 5_000;
 /// A plain status line comes this often.
 const PLAIN_EVERY: Duration = Duration::from_secs(2);
 
 /// How the link to Kafka is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Kafka {
-    /// Nobody knows: the gateway does not run.
+    /// The gateway has no connection yet.
     #[default]
     Unknown,
-    /// Up.
+    /// The gateway is connected.
     Up,
-    /// Down.
-    Down,
+    /// The demo has cut the link.
+    Cut,
 }
 
 /// All figures at one moment.
@@ -59,7 +61,7 @@ struct Bars {
     broker: ProgressBar,
     outbox: ProgressBar,
     kafka: ProgressBar,
-    /// The longest backlog so far: the bar's right end.
+    /// Where the bar of the backlog is full.
     most: u64,
 }
 
@@ -78,7 +80,7 @@ impl Display {
             Some(bars) => {
                 bars.phase.set_message(what.to_owned());
                 // Fails only when the terminal is gone, and then nobody reads.
-                let _ = bars.all.println(format!("{seconds:>4} s  \x1b[1m{what}\x1b[0m\n        {why}"));
+                let _ = bars.all.println(format!("{seconds:>4} s  {what}\n        {why}"));
             }
             None => println!("{seconds:>4} s  {what}\n        {why}"),
         }
@@ -127,10 +129,10 @@ impl Bars {
             phase,
             sensors: line("sensors", ROW),
             broker: line("broker", ROW),
-            outbox: line("outbox", "  {prefix:>8.cyan}  {msg}  {bar:24.yellow/dim}"),
+            outbox: line("outbox", "  {prefix:>8.cyan}  {msg}  {wide_bar:.yellow/dim}"),
             kafka: line("Kafka", ROW),
             all,
-            most: 1,
+            most: BACKLOG_USUAL,
         }
     }
 
@@ -161,7 +163,7 @@ impl Bars {
         }
         let (template, word) = match now.kafka {
             Kafka::Up => (ROW_GOOD, rate(|figures| figures.delivered)),
-            Kafka::Down => (ROW_BAD, "cut off".to_owned()),
+            Kafka::Cut => (ROW_BAD, "cut off".to_owned()),
             Kafka::Unknown => (ROW, String::new()),
         };
         self.kafka.set_style(style(template));
@@ -183,7 +185,7 @@ fn plain(before: &Figures, now: &Figures) -> String {
     let waiting = now.waiting.map_or_else(|| "gateway off".to_owned(), |waiting| format!("{waiting} waiting"));
     let kafka = match now.kafka {
         Kafka::Up => "up",
-        Kafka::Down => "cut off",
+        Kafka::Cut => "cut off",
         Kafka::Unknown => "not connected",
     };
     format!(

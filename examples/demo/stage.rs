@@ -22,13 +22,15 @@ const LINKS: [&str; 3] = ["mqtt.house", "serial.meter", "kafka"];
 
 /// Everything that runs.
 pub(crate) struct Stage {
-    pub(crate) cluster: Cluster,
+    cluster: Cluster,
     pub(crate) consumer: Consumer,
     pub(crate) meter: Meter,
     /// Switched on when the gateway listens.
     pub(crate) sensors: Option<Sensors>,
     gateway: Option<Gateway>,
     config: PathBuf,
+    /// Whether the link to Kafka is cut.
+    is_cut: bool,
     display: Display,
     begun: Instant,
     /// The newest report of the gateway that runs.
@@ -49,6 +51,7 @@ impl Stage {
             sensors: None,
             gateway: None,
             config,
+            is_cut: false,
             display: Display::new(),
             begun,
             report: None,
@@ -68,6 +71,11 @@ impl Stage {
         Ok(())
     }
 
+    /// Whether the gateway runs, as far as is known.
+    pub(crate) fn has_gateway(&self) -> bool {
+        self.gateway.is_some()
+    }
+
     /// Stops the gateway, if it runs.
     pub(crate) async fn stop_gateway(&mut self) -> anyhow::Result<()> {
         self.look().await;
@@ -80,6 +88,18 @@ impl Stage {
                 () = tokio::time::sleep(TICK) => self.look().await,
             }
         }
+    }
+
+    /// Cuts the link to Kafka.
+    pub(crate) fn cut(&mut self) -> anyhow::Result<()> {
+        self.is_cut = true;
+        self.cluster.cut()
+    }
+
+    /// Mends it.
+    pub(crate) fn mend(&mut self) -> anyhow::Result<()> {
+        self.is_cut = false;
+        self.cluster.mend()
     }
 
     /// Waits until `so`, at most `bound`.
@@ -168,14 +188,9 @@ impl Stage {
             }
         }
         let kafka = match &self.report {
-            Some(report) => {
-                if is_up(report, "kafka") {
-                    Kafka::Up
-                } else {
-                    Kafka::Down
-                }
-            }
-            None => Kafka::Unknown,
+            _ if self.is_cut => Kafka::Cut,
+            Some(report) if is_up(report, "kafka") => Kafka::Up,
+            _ => Kafka::Unknown,
         };
         let (published, acknowledged) = self.sensors.as_ref().map_or((0, 0), Sensors::counts);
         let figures = Figures {

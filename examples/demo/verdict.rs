@@ -66,22 +66,17 @@ impl fmt::Display for Verdict {
         table.load_preset(NOTHING);
         let (mqtt, wire) = (self.by_mqtt, self.by_serial);
         let duplicates = self.stored_twice + self.sent_twice;
-        let again = format!(
-            "came again: {} with the same stream and seq, by which consumers tell, {} with another",
-            self.sent_twice, self.stored_twice
-        );
+        // What is on its way when the link is cut arrives, but its acknowledgement does not.
+        let again = match (duplicates, self.stored_twice) {
+            (0, _) => "nothing came twice".to_owned(),
+            (_, 0) => "sent again: the cut took Kafka's answer; same stream, seq".to_owned(),
+            (_, twice) => format!("came twice, {twice} of them under another stream and seq"),
+        };
+
         let rows = [
-            (
-                "produced",
-                mqtt + wire,
-                format!("{mqtt} by MQTT, acknowledged by the broker, and {wire} on the serial line"),
-            ),
-            (
-                "stored",
-                self.stored,
-                format!("on the gateway's disk, {} of them waiting at the worst moment", self.most_waiting),
-            ),
-            ("delivered", self.delivered, "different readings that a consumer read from Kafka".to_owned()),
+            ("produced", mqtt + wire, format!("{mqtt} acknowledged by the MQTT broker, {wire} on the wire")),
+            ("stored", self.stored, format!("on the gateway's disk; at most {} waited at once", self.most_waiting)),
+            ("delivered", self.delivered, "different readings that a consumer found in Kafka".to_owned()),
             ("duplicates", duplicates, again),
             ("lost", self.lost.len() as u64, "were sent and did not arrive".to_owned()),
         ];
@@ -95,9 +90,10 @@ impl fmt::Display for Verdict {
         if self.is_good() {
             return write!(
                 f,
-                "Nothing was lost. Next, see what Tidegate makes of your own devices (it stores and sends nothing):\n\
+                "Nothing was lost. Next, see what Tidegate makes of your own broker's messages;\n\
+                 this only shows them, nothing is stored or sent:\n\
                  \n    cargo run -- run --print --config gateway.toml\n\n\
-                 README.md has a gateway.toml to begin with; gateway.example.toml explains every key."
+                 README.md has a gateway.toml to begin with, gateway.example.toml every key."
             );
         }
         if !self.lost.is_empty() {
