@@ -179,13 +179,13 @@ impl Stage {
     }
 
     async fn look(&mut self) {
-        if let Some(gateway) = &self.gateway {
-            if let Some(report) = gateway.status().await {
-                let committed = count(&report, "outbox_committed_total", None);
-                self.committed.insert(report.run.clone(), committed);
-                self.most_waiting = self.most_waiting.max(report.backlog.records);
-                self.report = Some(report);
-            }
+        if let Some(gateway) = &self.gateway
+            && let Some(report) = gateway.status().await
+        {
+            let committed = count(&report, "outbox_committed_total", None);
+            self.committed.insert(report.run.clone(), committed);
+            self.most_waiting = self.most_waiting.max(report.backlog.records);
+            self.report = Some(report);
         }
         let kafka = match &self.report {
             _ if self.is_cut => Kafka::Cut,
