@@ -109,7 +109,9 @@ impl Counter {
 
 /// All counters of one gateway. Cloning gives another handle to the same.
 #[derive(Clone, Debug, Default)]
-pub struct Counters(Arc<Mutex<BTreeMap<(Count, Arc<str>), Counter>>>);
+pub struct Counters(Arc<Mutex<ByLabel>>);
+
+type ByLabel = BTreeMap<(Count, Arc<str>), Counter>;
 
 impl Counters {
     /// The counter of `count` with this label value, made at the first call. Fetch it once and keep it.

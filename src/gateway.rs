@@ -29,6 +29,8 @@ const DRAIN_MIN: Duration = Duration::from_secs(1);
 /// A commit that takes longer means that the disk, or sled, hangs: only a restart helps.
 const COMMIT_AGE_MAX: Duration = Duration::from_secs(120);
 const WATCH_INTERVAL: Duration = Duration::from_secs(20);
+/// At most this part of the outbox is in flight.
+const IN_FLIGHT_SHARE: u64 = 16;
 /// For processes that a hanging disk had to end (EX_IOERR).
 const EXIT_DISK_HANGS: i32 = 74;
 
@@ -71,7 +73,7 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
     let sources = start_sources(&config, profiles, &Sink::Outbox(outbox.clone()), &links, &counters, &sources_stop)?;
     let (stop_uplink, uplink_stop) = watch::channel(None);
     let mut uplink = tokio::spawn(uplink::run(
-        config.kafka.clone(),
+        kafka_within(&config),
         config.gateway.clone(),
         outbox.clone(),
         links.link("kafka"),
@@ -113,6 +115,14 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
             Ok(())
         }
     }
+}
+
+/// What is in flight keeps its segments from being given up, so it is to be little beside the outbox: while Kafka is away
+/// the oldest segments must be free to go.
+fn kafka_within(config: &Config) -> config::Kafka {
+    let share = usize::try_from(config.outbox.size_max / IN_FLIGHT_SHARE).unwrap_or(usize::MAX);
+    let in_flight_bytes_max = config.kafka.in_flight_bytes_max.min(share);
+    config::Kafka { in_flight_bytes_max, ..config.kafka.clone() }
 }
 
 async fn open_outbox(config: &Config, counters: &Counters) -> Result<(Outbox, crate::outbox::Closer), RunError> {

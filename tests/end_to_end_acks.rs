@@ -81,17 +81,20 @@ fn one_sync_for_each_commit_and_no_ack_before_it() {
     );
     // Between what brought the last message and each ack lies a sync that had ended before the ack began.
     let mut unsynced: Option<&Call> = None;
+    let mut reads = 0;
     for call in &calls {
         if call.is_sync() {
             unsynced = None;
         } else if call.text.contains("\\\"n\\\":") && call.text.contains(&format!("->127.0.0.1:{}", broker.port)) {
             unsynced = Some(call);
+            reads += 1;
         } else if is_ack(&call.text, broker.port)
             && let Some(message) = unsynced
         {
             panic!("acknowledged before it was synced:\n{}\n{}", message.text, call.text);
         }
     }
+    assert!(reads >= COUNT / 2, "only {reads} reads with messages were found in the trace");
 }
 
 /// One finished system call. Those that were interrupted by others in the trace stand where they ended, those that send

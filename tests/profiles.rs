@@ -1,6 +1,8 @@
 //! Every profile in the folder is compiled in, valid, and gives what its samples say; and the names of measurements mean
 //! the same in all of them.
 
+#![allow(clippy::unwrap_used, reason = "what fails in a helper fails the test")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Loaded, Problem};
-use crate::profile::ProfileSet;
+use crate::profile::{ProfileError, ProfileSet};
 
 /// Where a configuration is looked for unless one is named.
 const CONFIG: &str = "/etc/tidegate/gateway.toml";
@@ -98,17 +98,19 @@ pub fn main() -> ExitCode {
 
 /// What of a configuration can only be checked with the profiles at hand.
 fn further(loaded: &Loaded) -> Vec<Problem> {
-    profiles(loaded).1
+    let (_, problems, errors) = profiles(loaded);
+    let broken = errors.iter().map(|error| {
+        let help = "the gateway runs without this profile; mend it or take it out of profiles_dir".to_owned();
+        loaded.problem("gateway.profiles_dir", error.to_string(), Some(help))
+    });
+    broken.chain(problems).collect()
 }
 
-/// The profiles that a configuration can use, and what is wrong with those that it does use.
-pub(crate) fn profiles(loaded: &Loaded) -> (ProfileSet, Vec<Problem>) {
+/// The profiles that a configuration can use, what is wrong with those that it does use, and what is left out.
+pub(crate) fn profiles(loaded: &Loaded) -> (ProfileSet, Vec<Problem>, Vec<ProfileError>) {
     use crate::decode::Decoder;
 
     let (set, errors) = ProfileSet::load(&loaded.config.gateway.profiles_dir);
-    for error in &errors {
-        tracing::warn!("a profile is left out: {error}");
-    }
     let mut problems = Vec::new();
     for mqtt in &loaded.config.mqtt {
         if let Err(error) = Decoder::for_mqtt(mqtt, &set) {
@@ -120,7 +122,7 @@ pub(crate) fn profiles(loaded: &Loaded) -> (ProfileSet, Vec<Problem>) {
             problems.push(loaded.problem(&format!("{}.profile", serial.name), error.to_string(), None));
         }
     }
-    (set, problems)
+    (set, problems, errors)
 }
 
 /// Tells a person what is wrong, and gives the code for a command that could not be carried out.

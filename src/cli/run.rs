@@ -95,7 +95,10 @@ fn load(path: &Path, purpose: Purpose) -> Result<(Loaded, ProfileSet), ExitCode>
         ExitCode::from(WRONG_CONFIG)
     };
     let loaded = Loaded::load(path, purpose).map_err(|errors| wrong(&errors))?;
-    let (set, problems) = profiles(&loaded);
+    let (set, problems, left_out) = profiles(&loaded);
+    for error in &left_out {
+        warn!("a profile is left out: {error}");
+    }
     if problems.is_empty() { Ok((loaded, set)) } else { Err(wrong(&loaded.errors(problems))) }
 }
 

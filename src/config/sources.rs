@@ -117,7 +117,7 @@ pub(super) fn mqtt(name: &str, section: &Section<'_>) -> Mqtt {
         let least = units::format_size(packet_bytes_max as u64);
         section.problem_with("memory_max", format!("expected at least packet_max, which is {least}"));
     }
-    let in_flight_default = if version == MqttVersion::V5 { 256 } else { 20 };
+    let in_flight_default = if version == MqttVersion::V5 { 1024 } else { 20 };
     let (tls_url, host, port) = url.map_or((false, String::new(), 0), |url| (url.tls, url.host, url.port));
     let mqtt = Mqtt {
         name: format!("mqtt.{name}"),
@@ -138,7 +138,7 @@ pub(super) fn mqtt(name: &str, section: &Section<'_>) -> Mqtt {
             .choice("retained", &[("drop", Retained::Drop), ("first", Retained::First), ("keep", Retained::Keep)])
             .unwrap_or(Retained::First),
         time_zone: section.checked("time_zone", values::time_zone),
-        read_interval: section.duration("read_interval", secs(0)..=ms(100)).unwrap_or(ms(2)),
+        read_interval: section.duration("read_interval", secs(0)..=ms(100)).unwrap_or(ms(5)),
         memory_bytes_max,
         drop_qos0: section.boolean("drop_qos0").unwrap_or(false),
     };

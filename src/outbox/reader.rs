@@ -5,7 +5,7 @@
 //! Damage is settled when it is found: what can be read is given, the rest is declared lost, and the segment goes to
 //! quarantine instead of being deleted.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -177,7 +177,7 @@ impl Reader {
         self.head = None;
         if self.loading.as_ref().is_none_or(|(loading, _)| *loading != number) {
             let path = recovery::segment_path(&self.shared.directory, number);
-            self.loading = Some((number, tokio::task::spawn_blocking(move || load(number, path))));
+            self.loading = Some((number, tokio::task::spawn_blocking(move || load(number, &path))));
         }
         let Some((_, loading)) = &mut self.loading else { return Ok(()) };
         let loaded = loading.await;
@@ -255,10 +255,10 @@ fn decode<V: AsRef<[u8]>>(parts: &[V], names: &mut Names) -> Result<Batch, chunk
     chunk::decode(&parts, names)
 }
 
-fn load(segment: u64, path: PathBuf) -> Result<Head, SegmentError> {
+fn load(segment: u64, path: &Path) -> Result<Head, SegmentError> {
     let mut attempts = 0;
     let contents = loop {
-        match segment::load(&path) {
+        match segment::load(path) {
             Err(SegmentError::Locked { .. }) if attempts < LOCKED_ATTEMPTS => {
                 attempts += 1;
                 std::thread::sleep(LOCKED_PAUSE);

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use tracing::{error, info, warn};
 
 use super::chunk::{self, CursorEntry, Cutter, Extras};
-use super::manifest::{Declared, Entry, Manifest, ManifestError, Range, Witness, Witnessed};
+use super::manifest::{Declared, Entry, Manifest, ManifestError, Range, Witness};
 use super::progress::Progress;
 use super::reader::whole;
 use super::record;
@@ -282,7 +282,7 @@ impl Found {
         let whole = whole(contents);
         let found = ranges(&whole);
         let witnessed = Witness::read(directory).filter(|witnessed| witnessed.segment == entry.number);
-        let witnessed = witnessed.unwrap_or(Witnessed::default());
+        let witnessed = witnessed.unwrap_or_default();
         for lane in Lane::ALL {
             let known = entry.lanes[lane.index()];
             let earlier = before.iter().filter(|other| other.run == entry.run).filter_map(|e| e.lanes[lane.index()]);

@@ -305,7 +305,8 @@ mod tests {
 
     #[test]
     fn paths_match_and_capture() {
-        let cases: &[(&str, &[&str], Option<&[&str]>)] = &[
+        type Case<'a> = (&'a str, &'a [&'a str], Option<&'a [&'a str]>);
+        let cases: &[Case<'_>] = &[
             ("a.b", &["a", "b"], Some(&[])),
             ("a.b", &["a"], None),
             ("a.b", &["a", "b", "c"], None),

@@ -6,6 +6,9 @@
 //! - All control is here, in one task: [`Flight`], [`Parking`] and [`Health`] only keep state. Nothing in a turn waits.
 //! - What is in flight, or about to be, is bounded by `in_flight_max` records and `in_flight_bytes_max` bytes.
 
+mod reports;
+mod send;
+
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,11 +16,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::encode::{Encoder, dead_letter, event_type};
+use super::encode::Encoder;
 use super::flight::{Flight, Place, State};
 use super::health::Health;
 use super::parking::Parking;
-use super::sink::{Connect, Failure, Message, Remedy, Report, Reports, SendError, Sink};
+use super::sink::{Connect, Report, Reports, Sink};
 use super::source::{Chunk, Source};
 use super::topic::Topics;
 use super::trial::Trials;
@@ -25,7 +28,6 @@ use crate::clock;
 use crate::counters::{Count, Counters};
 use crate::log::Throttle;
 use crate::outbox::Lane;
-use crate::reading::Record;
 
 /// How long things take: shorter in tests.
 #[derive(Clone, Debug)]
@@ -58,7 +60,7 @@ impl Default for Tuning {
             gather: Duration::from_millis(5),
             again_min: Duration::from_millis(100),
             again_max: Duration::from_secs(5),
-            park_min: Duration::from_secs(5),
+            park_min: Duration::from_secs(1),
             park_max: Duration::from_secs(300),
             probe_min: Duration::from_secs(2),
             probe_max: Duration::from_secs(30),
@@ -280,192 +282,6 @@ impl<S: Source, C: Connect> Drain<S, C> {
             || (!self.again.is_empty() && self.again_delay < self.tuning.again_max)
     }
 
-    // ---- reports ----
-
-    fn take_reports(&mut self, now: Instant) {
-        let mut inbox = std::mem::take(&mut self.inbox);
-        self.reports.take(&mut inbox);
-        let mut answered = false;
-        for report in inbox.drain(..) {
-            match report {
-                Report::Delivered { ticket, generation } => {
-                    answered |= generation == self.generation;
-                    self.delivered(ticket, now);
-                }
-                // A sink that is gone fails all it had, and that says nothing about the records.
-                Report::Failed { ticket, generation, failure } if generation == self.generation => {
-                    self.counters.add(Count::DeliveryErrors, &failure.code, 1);
-                    self.part_failed(ticket, *failure, now);
-                }
-                Report::Reachable { generation } => answered |= generation == self.generation,
-                Report::Unreachable { generation, probed, reason } if generation == self.generation => {
-                    self.health.unreachable(now, probed, &reason, || self.source.backlog());
-                }
-                Report::Hint { generation, reason } if generation == self.generation => self.health.hint(reason),
-                Report::Fatal { generation, reason } if generation == self.generation => {
-                    self.health.hint(reason.clone());
-                    self.rebuild(&reason, now);
-                }
-                _ => {}
-            }
-        }
-        self.inbox = inbox;
-        if answered {
-            self.health.reachable(now, &self.parking.detail(), || self.source.backlog());
-        }
-    }
-
-    fn delivered(&mut self, ticket: u32, now: Instant) {
-        let Some(slot) = self.flight.get(ticket) else { return };
-        if slot.state == State::Ours && slot.parts == 1 {
-            // An earlier sink's success, after we had taken the record back.
-            self.confirm(ticket);
-        } else if self.flight.reported(ticket, None) {
-            self.resolve(ticket, now);
-        }
-    }
-
-    fn part_failed(&mut self, ticket: u32, failure: Failure, now: Instant) {
-        if self.flight.reported(ticket, Some(failure)) {
-            self.resolve(ticket, now);
-        }
-    }
-
-    /// All messages of a record have been reported on.
-    fn resolve(&mut self, ticket: u32, now: Instant) {
-        let Some(slot) = self.flight.get(ticket) else { return };
-        let Some(mut failure) = slot.failure.take() else {
-            self.again_delay = self.tuning.again_min;
-            self.connect_delay = self.tuning.rebuild_min;
-            self.stall = self.tuning.stall;
-            return self.confirm(ticket);
-        };
-        if failure.remedy == Remedy::Again {
-            slot.attempts += 1;
-            if slot.attempts >= ATTEMPTS_MAX {
-                failure.remedy = Remedy::Park;
-            }
-        }
-        let on_trial = std::mem::take(&mut slot.on_trial);
-        match failure.remedy {
-            Remedy::Reject => {
-                self.trials.left(on_trial);
-                self.bury(ticket, &failure);
-            }
-            Remedy::Suspect if on_trial && self.trials.is_alone() => {
-                self.trials.left(on_trial);
-                self.bury(ticket, &failure);
-            }
-            Remedy::Suspect => {
-                let ticket = self.flight.take_back(ticket);
-                self.trials.left(on_trial);
-                self.trials.suspect(ticket, on_trial);
-            }
-            Remedy::Again => {
-                self.trials.left(on_trial);
-                self.take_back(ticket, now);
-            }
-            Remedy::Park => {
-                self.trials.left(on_trial);
-                self.park(ticket, &failure, now);
-            }
-        }
-    }
-
-    /// Kafka has the record.
-    fn confirm(&mut self, ticket: u32) {
-        if let Some(slot) = self.flight.get(ticket) {
-            self.again.remove(&slot.order);
-            self.trials.left(std::mem::take(&mut slot.on_trial));
-        }
-        let Some(landed) = self.flight.land(ticket) else { return };
-        match &landed.topic {
-            Some(topic) if landed.parts == 1 => topic.delivered.add(1),
-            _ => {
-                let record = &landed.chunk.batch.records[landed.index];
-                for part in 0..landed.parts {
-                    let field = self.encoder.field(&landed.chunk, landed.index, part);
-                    self.topics.resolve(record, field.map(|field| &*field.measurement.name)).delivered.add(1);
-                }
-            }
-        }
-        self.finished(&landed);
-    }
-
-    /// The record need not be sent any more.
-    fn finished(&mut self, landed: &super::flight::Landed) {
-        self.done.push(landed.place());
-        if let Some(topic) = &landed.probe_of {
-            let waiting = self.parking.release(topic).unwrap_or(0);
-            info!("topic {topic} takes records again; {waiting} are sent now");
-            self.rewind = true;
-        }
-    }
-
-    fn take_back(&mut self, ticket: u32, now: Instant) {
-        let ticket = self.flight.take_back(ticket);
-        let Some(slot) = self.flight.get(ticket) else { return };
-        self.again.insert(slot.order, ticket);
-        if self.again_at.is_none() {
-            self.again_at = Some(now + self.again_delay);
-            self.again_delay = (self.again_delay * 2).min(self.tuning.again_max);
-        }
-    }
-
-    /// Kafka will never take it: a dead letter takes its place.
-    fn bury(&mut self, ticket: u32, failure: &Failure) {
-        let ticket = self.flight.take_back(ticket);
-        let Some((chunk, index)) = self.flight.record(ticket) else { return };
-        let record = &chunk.batch.records[index];
-        if let Some(suppressed) = self.refusals.pass(clock::instant()) {
-            warn!(suppressed, "Kafka refused a record for topic {} for good: {failure}", failure.topic);
-        }
-        self.counters.add(Count::Rejected, crate::reading::Reason::KafkaRejected.as_str(), 1);
-        if matches!(record, Record::DeadLetter(_)) {
-            // A dead letter about a dead letter would go the same way.
-            if let Some(landed) = self.flight.land(ticket) {
-                self.finished(&landed);
-            }
-            return;
-        }
-        // What cannot be encoded leaves an empty payload, and the reason says so.
-        if self.encoder.encode(&chunk, index, record, 0).is_err() {
-            self.encoder.value.clear();
-        }
-        let letter = dead_letter(&self.encoder, record, &failure.topic, &failure.detail, clock::stamp());
-        let number = self.source.bury(letter);
-        if let Some(slot) = self.flight.get(ticket) {
-            slot.state = State::Buried;
-        }
-        self.burials.push_back((number, ticket));
-    }
-
-    fn settle_burials(&mut self) {
-        let durable = *self.durable.borrow();
-        while let Some(&(number, ticket)) = self.burials.front()
-            && number <= durable
-        {
-            self.burials.pop_front();
-            if let Some(landed) = self.flight.land(ticket) {
-                self.finished(&landed);
-            }
-        }
-    }
-
-    // ---- parking ----
-
-    fn park(&mut self, ticket: u32, failure: &Failure, now: Instant) {
-        let Some(landed) = self.flight.land(ticket) else { return };
-        if let Some(topic) = &landed.probe_of {
-            self.parking.refused(topic, &failure.detail, now, landed.chunk);
-        } else if self.parking.park(&failure.topic, &failure.detail, now, || landed.chunk.single(landed.index)) {
-            warn!(
-                "topic {} takes no records ({}): they stay stored, the others go on; it is tried again in {:?}",
-                failure.topic, failure.detail, self.tuning.park_min
-            );
-        }
-    }
-
     fn try_parked(&mut self, now: Instant) {
         if self.parking.is_empty() || self.sink.is_none() || self.trials.is_on() || self.health.up_since().is_none() {
             return;
@@ -481,8 +297,6 @@ impl<S: Source, C: Connect> Drain<S, C> {
             self.send(ticket, now);
         }
     }
-
-    // ---- the sink ----
 
     fn look_after_sink(&mut self, now: Instant) {
         if self.sink.is_none() && self.connect_at.is_none_or(|at| at <= now) {
@@ -542,143 +356,6 @@ impl<S: Source, C: Connect> Drain<S, C> {
         self.again_at = None;
         self.connect_later(now);
     }
-
-    // ---- sending ----
-
-    fn send_again(&mut self, now: Instant) {
-        if self.sink.is_none() {
-            return;
-        }
-        if self.trials.is_on() {
-            let calm = self.flight.sent() == 0;
-            let flight = &mut self.flight;
-            let group = self.trials.next_group(calm, |ticket| flight.get(ticket).map(|slot| slot.order));
-            for ticket in group {
-                let Some(slot) = self.flight.get(ticket) else {
-                    self.trials.left(true);
-                    continue;
-                };
-                slot.on_trial = true;
-                self.send(ticket, now);
-            }
-            return;
-        }
-        if self.again_at.is_some_and(|at| at > now) {
-            return;
-        }
-        self.again_at = None;
-        while self.full_until.is_none()
-            && let Some((_, ticket)) = self.again.pop_first()
-        {
-            if self.flight.get(ticket).is_some_and(|slot| slot.state == State::Ours) {
-                self.send(ticket, now);
-            }
-        }
-    }
-
-    fn feed(&mut self, now: Instant) {
-        while let Some((chunk, index)) = self.current.take() {
-            let Some(record) = chunk.batch.records.get(index) else { return };
-            if self.held() || !self.flight.has_room() {
-                self.current = Some((chunk, index));
-                return;
-            }
-            if !self.is_skipped(&chunk, index, record) {
-                let ticket = self.flight.enter(&chunk, index);
-                self.send(ticket, now);
-            }
-            self.current = Some((chunk, index + 1));
-        }
-    }
-
-    fn is_skipped(&mut self, chunk: &Arc<Chunk>, index: usize, record: &Record) -> bool {
-        if chunk.is_delivered(index) {
-            return true;
-        }
-        if !self.skip.is_empty() && self.skip.remove(&(chunk.segment, chunk.lane, chunk.seq(index))) {
-            return true;
-        }
-        if self.parking.is_empty() {
-            return false;
-        }
-        for part in 0..self.encoder.parts(record) {
-            let field = self.encoder.field(chunk, index, part);
-            let topic = self.topics.resolve(record, field.map(|field| &*field.measurement.name));
-            if self.parking.has(&topic.name) {
-                self.parking.skip(&topic.name);
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Hands a record that is ours to Kafka's client.
-    fn send(&mut self, ticket: u32, now: Instant) {
-        let Some((chunk, index)) = self.flight.record(ticket) else { return };
-        let record = &chunk.batch.records[index];
-        let parts = self.encoder.parts(record);
-        self.flight.send(ticket, self.generation, parts, now);
-        for part in 0..parts {
-            let field = self.encoder.field(&chunk, index, part);
-            let topic = self.topics.resolve(record, field.map(|field| &*field.measurement.name));
-            if let Err(error) = self.encoder.encode(&chunk, index, record, part) {
-                let (detail, topic) = (error.to_string(), topic.name.to_string());
-                let failure = Failure { remedy: Remedy::Reject, code: "Encode".to_owned(), detail, topic };
-                self.part_failed(ticket, failure, now);
-                continue;
-            }
-            let message = Message {
-                topic: &topic.name,
-                key: self.encoder.key.as_bytes(),
-                value: &self.encoder.value,
-                event_type: event_type(record),
-                id: self.encoder.id.as_bytes(),
-                time: &self.encoder.time,
-                timestamp_ms: self.encoder.timestamp_ms,
-                ticket,
-            };
-            self.flight.weigh(ticket, message.bytes());
-            let sent = match &mut self.sink {
-                Some(sink) => sink.send(&message),
-                None => Err(SendError::Full),
-            };
-            match sent {
-                Ok(()) => {
-                    if self.topic.as_deref() != Some(&*topic.name) {
-                        self.topic = Some(Arc::from(&*topic.name));
-                    }
-                    if let Some(slot) = self.flight.get(ticket) {
-                        slot.topic = Some(topic);
-                    }
-                }
-                Err(SendError::Full) => {
-                    self.full_until = Some(now + FULL);
-                    self.hold_back(ticket);
-                    return;
-                }
-                Err(SendError::Refused(failure)) => {
-                    self.counters.add(Count::DeliveryErrors, &failure.code, 1);
-                    self.part_failed(ticket, failure, now);
-                }
-            }
-        }
-    }
-
-    /// The client took no more: the record goes first when it does again.
-    fn hold_back(&mut self, ticket: u32) {
-        let ticket = self.flight.take_back(ticket);
-        let Some(slot) = self.flight.get(ticket) else { return };
-        let on_trial = std::mem::take(&mut slot.on_trial);
-        let order = slot.order;
-        self.trials.left(on_trial);
-        if on_trial {
-            self.trials.suspect(ticket, false);
-        } else {
-            self.again.insert(order, ticket);
-        }
-    }
-
-    // ---- the outbox and the person ----
 
     /// Tells the outbox what is safe: one call for each segment and lane.
     fn tell_source(&mut self) {

@@ -138,7 +138,7 @@ fn the_document_shows_what_is_written() {
 
 /// CBOR read back as the JSON value with the same fields.
 fn serde_cbor_value(bytes: &[u8]) -> serde_json::Value {
-    crate::outbox::record::from_cbor(bytes).unwrap()
+    crate::outbox::from_cbor(bytes).unwrap()
 }
 
 #[test]

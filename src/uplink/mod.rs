@@ -3,7 +3,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `drain.rs` | the loop, in which all control is |
+//! | `drain.rs` | the loop, in which all control is; `drain/reports.rs`, `drain/send.rs` are its two directions |
 //! | `source.rs`, `sink.rs` | its two seams: the outbox before it, Kafka's client behind it |
 //! | `kafka.rs` | the only file that names rdkafka |
 //! | `encode.rs`, `time.rs`, `topic.rs` | what a record looks like, and where it goes |

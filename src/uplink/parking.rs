@@ -20,6 +20,8 @@ struct Parked {
     reason: String,
     /// Records skipped since the outbox was last read from its beginning.
     waiting: u64,
+    /// Tries that were refused.
+    refusals: u32,
     delay: Duration,
     /// When to try again; while a try is in flight there is no copy.
     retry_at: Instant,
@@ -86,6 +88,7 @@ impl Parking {
             Parked {
                 reason: reason.to_owned(),
                 waiting: 1,
+                refusals: 0,
                 delay: self.delay_min,
                 retry_at: now + self.delay_min,
                 copy: copy.map(Arc::new),
@@ -94,14 +97,16 @@ impl Parking {
         true
     }
 
-    /// A try was refused like the ones before: `copy` shall be the next one, after twice the time.
-    pub(crate) fn refused(&mut self, topic: &str, reason: &str, now: Instant, copy: Arc<Chunk>) {
-        let Some(parked) = self.topics.get_mut(topic) else { return };
+    /// A try was refused like the ones before: `copy` shall be the next one, after twice the time. Gives how many were.
+    pub(crate) fn refused(&mut self, topic: &str, reason: &str, now: Instant, copy: Arc<Chunk>) -> u32 {
+        let Some(parked) = self.topics.get_mut(topic) else { return 0 };
+        parked.refusals = parked.refusals.saturating_add(1);
         reason.clone_into(&mut parked.reason);
         parked.delay = (parked.delay * 2).min(self.delay_max);
         parked.retry_at = now + parked.delay;
         parked.copy = Some(copy);
         self.changed = true;
+        parked.refusals
     }
 
     /// The topic takes records again. Gives how many were skipped, if it was parked.
