@@ -97,7 +97,7 @@ async fn story(dir: &Path) -> anyhow::Result<Verdict> {
     println!(
         "Tidegate collects readings from MQTT and serial sensors and brings them to\n\
          Kafka. Here the link to Kafka breaks, as links do, and nothing is lost.\n\
-         All of it is in this process and {}; it takes half a minute.\n",
+         All of it is in this process and {}: half a minute.\n",
         dir.display()
     );
     let mqtt_port = broker::start().await?;
