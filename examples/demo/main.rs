@@ -125,7 +125,7 @@ async fn play(stage: &mut Stage, mqtt_port: u16, silence: OwnedMutexGuard<()>) -
 
     stage.tell(
         "17 sensors send 340 readings a second: 16 by MQTT, one on a serial line.",
-        "The gateway acknowledges what is safe on its disk, and sends it to Kafka.",
+        "The gateway acknowledges what is safe on disk, and sends it to Kafka.",
     );
     stage.sensors = Some(Sensors::start(mqtt_port));
     drop(silence);
@@ -155,7 +155,7 @@ async fn play(stage: &mut Stage, mqtt_port: u16, silence: OwnedMutexGuard<()>) -
 async fn restart(stage: &mut Stage) -> anyhow::Result<()> {
     stage.tell(
         "On top of it, the gateway is switched off.",
-        "The broker keeps messages for it. A wire cannot: the serial sensor waits.",
+        "The broker keeps messages for it. A wire cannot: the meter is silent.",
     );
     let silence = stage.meter.silence().await;
     let heard = |stage: &Stage| stage.count("readings_total", Some("serial.meter")) == stage.meter.lines();
