@@ -42,6 +42,9 @@ pub(crate) struct Entry {
     pub(crate) run: String,
     /// By lane; `None` where a lane has nothing. Not yet known for the segment that is written.
     pub(crate) lanes: [Option<Range>; 3],
+    /// The number that each lane's first record has or would have; 0 where that is not known.
+    #[serde(default)]
+    pub(crate) starts: [u64; 3],
     /// When its first record was received (wall clock, ms).
     pub(crate) oldest_ms: Option<i64>,
     /// Bytes on disk.

@@ -210,16 +210,9 @@ fn rebuild(directory: &Path, numbers: &[u64], manifest: &mut Manifest) -> Result
         };
         let run = contents.run.clone().unwrap_or_else(|| format!("unknown{number}"));
         manifest.run.clone_from(&run);
-        let mut entry = Entry {
-            number,
-            run,
-            lanes: [None; 3],
-            oldest_ms: None,
-            bytes: segment::disk_bytes(&path),
-            sealed: true,
-            declares: declares(&contents),
-        };
-        entry.lanes = ranges(&whole(&contents));
+        let bytes = segment::disk_bytes(&path);
+        let (lanes, starts, declares) = (ranges(&whole(&contents)), [0; 3], declares(&contents));
+        let entry = Entry { number, run, lanes, starts, oldest_ms: None, bytes, sealed: true, declares };
         manifest.segments.push(entry);
     }
     Ok(())
@@ -306,8 +299,12 @@ impl Found {
         for lane in Lane::ALL {
             let known = entry.lanes[lane.index()];
             let earlier = before.iter().filter(|other| other.run == entry.run).filter_map(|e| e.lanes[lane.index()]);
-            let first =
-                known.map_or_else(|| earlier.map(|range| range.last + 1).max().unwrap_or(1), |range| range.first);
+            let first = match (known, entry.starts[lane.index()]) {
+                (Some(range), _) => range.first,
+                // Those before it may have been delivered and be gone.
+                (None, start @ 1..) => start,
+                (None, 0) => earlier.map(|range| range.last + 1).max().unwrap_or(1),
+            };
             let last = [found[lane.index()], known].into_iter().flatten().map(|range| range.last);
             let last = last.chain([witnessed.last[lane.index()]]).max().unwrap_or(0);
             entry.lanes[lane.index()] = (last >= first).then_some(Range { first, last });

@@ -30,7 +30,7 @@ pub(crate) struct Block {
     /// The append number that is durable with it.
     pub(crate) number: u64,
     pub(crate) since: Option<Instant>,
-    bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 /// Where a chunk of the segment that is written lies.

@@ -9,6 +9,8 @@ use crate::reading::{
     Batch, DeadLetter, Field, Measurement, MeasurementKind, Reading, Reason, Record, Stage, Stamp, TimeQuality, Value,
 };
 
+mod hostile;
+
 /// An outbox with limits so small that segments roll after a few hundred records.
 struct Rig {
     dir: TempDir,

@@ -201,10 +201,9 @@ impl Writer {
                 return (Work::Close, closing);
             }
             let cursor_in = state.cursor_changed.then(|| remaining(self.cursor_stored, CURSOR_INTERVAL, now));
-            if cursor_in.is_some_and(|left| left.is_zero()) && state.blocks.is_empty() && self.segment.is_some() {
+            if cursor_in.is_some_and(|left| left.is_zero()) && state.blocks.is_empty() {
                 return (Work::Cursor, closing);
             }
-            let cursor_in = cursor_in.filter(|_| self.segment.is_some());
             let timeout = [commit_in, cursor_in].into_iter().flatten().filter(|left| !left.is_zero()).min();
             state = shared.wait(state, timeout);
         }
@@ -219,7 +218,7 @@ impl Writer {
     }
 
     fn commit(&mut self, shared: &Shared, mut block: Block) -> Result<(), CommitError> {
-        let done = self.try_commit(shared, &mut block);
+        let done = self.try_commit(shared, &mut block, false);
         if done.is_err() {
             // Nothing of it was announced, so it is whole: the next attempt gives out the same numbers.
             shared.lock().return_block(block);
@@ -227,15 +226,21 @@ impl Writer {
         done
     }
 
-    fn try_commit(&mut self, shared: &Shared, block: &mut Block) -> Result<(), CommitError> {
+    fn try_commit(&mut self, shared: &Shared, block: &mut Block, cursor_must: bool) -> Result<(), CommitError> {
         let chunks = self.cut(block);
         self.make_room_for_commit(shared)?;
         let first_of_segment = self.commits == 0;
         let receipts = self.receipts(shared, block, first_of_segment);
-        let cursor = self.cursor(shared, first_of_segment);
+        let cursor = self.cursor(shared, first_of_segment || cursor_must);
         let has_cursor = cursor.is_some();
         let values = self.seal(&chunks, Extras { commit: self.commits, receipts, cursor });
-        let tree = self.store(shared, &values)?;
+        let tree = match self.store(shared, &values) {
+            Ok(tree) => tree,
+            Err(error) => {
+                shared.lock().cursor_changed |= has_cursor;
+                return Err(error);
+            }
+        };
         self.commits += 1;
         self.counts.commits.add(1);
         self.announce(shared, block, &chunks, tree);
@@ -427,10 +432,15 @@ impl Writer {
 
     /// Sees to it that there is a segment with room.
     fn make_room_for_commit(&mut self, shared: &Shared) -> Result<(), CommitError> {
+        if self.must_roll(shared) { self.roll(shared) } else { Ok(()) }
+    }
+
+    /// Whether there is no segment, or a full one.
+    fn must_roll(&self, shared: &Shared) -> bool {
         let limit = shared.settings.segment_bytes;
         let full =
             |segment: &Segment| self.payload_bytes >= limit || segment.disk_bytes() >= 2 * limit.max(DISK_STEP_BYTES);
-        if self.segment.as_ref().is_none_or(full) { self.roll(shared) } else { Ok(()) }
+        self.segment.as_ref().is_none_or(full)
     }
 
     fn roll(&mut self, shared: &Shared) -> Result<(), CommitError> {
@@ -453,6 +463,7 @@ impl Writer {
             number,
             run: self.run.to_string(),
             lanes: [None; 3],
+            starts: self.next,
             oldest_ms: None,
             bytes: segment.disk_bytes(),
             sealed: false,
@@ -496,10 +507,7 @@ impl Writer {
         let max = shared.settings.size_max;
         loop {
             let state = shared.lock();
-            let bytes: u64 = state.segments.values().map(|segment| segment.entry.bytes).sum();
-            let limit = shared.settings.segment_bytes + shared.settings.segment_bytes / 16;
-            let one_more = (limit + SEGMENT_OVERHEAD_BYTES).next_multiple_of(DISK_STEP_BYTES);
-            if bytes + one_more <= max || state.segments.is_empty() {
+            if has_room(&state, shared) {
                 return Ok(());
             }
             let old = || state.segments.range(..self.keep_from);
@@ -513,7 +521,7 @@ impl Writer {
                 Some(number) if shared.settings.when_full == crate::config::WhenFull::DropOldest => {
                     self.evict(shared, state, number)?;
                 }
-                _ => return Err(CommitError::Full { bytes, max }),
+                _ => return Err(CommitError::Full { bytes: stored_bytes(&state), max }),
             }
         }
     }
@@ -604,46 +612,27 @@ impl Writer {
             let Some(number) = old.find(|(_, segment)| segment.missing() == 0).map(|(number, _)| *number) else {
                 return Ok(());
             };
-            let unstored = state.cursor_changed && state.segments.len() > 1 && self.segment.is_some();
-            if unstored {
-                // The cursor may be nowhere but in the segment that goes.
-                drop(state);
-                self.store_cursor(shared)?;
-                continue;
-            }
+            // The cursor is never only in what goes: each segment's first commit carries it, and the newest stays.
             self.remove(shared, state, number, &[])?;
         }
     }
 
-    /// Stores the cursor alone.
+    /// Stores the cursor alone: a commit without records, which begins a segment where there is none or it is full. Not
+    /// where records would have to go for it: then the cursor waits until there is room.
     fn store_cursor(&mut self, shared: &Shared) -> Result<(), CommitError> {
         self.cursor_stored = Some(clock::instant());
-        if self.segment.is_none() {
+        if self.must_roll(shared) && !has_room(&shared.lock(), shared) {
             return Ok(());
         }
-        let cursor = {
-            let mut state = shared.lock();
-            state.cursor_changed = false;
-            cursor_entries(&state)
-        };
-        let mut extras = Extras { commit: self.commits, receipts: Vec::new(), cursor: Some(cursor) };
-        let notes = split_extras(&mut extras);
-        let values: Vec<_> = (0_u8..)
-            .zip(&notes)
-            .map(|(part, note)| {
-                (Key { lane: None, number: self.commits, part }, Chunk::empty().seal(&encode_extras(note)))
-            })
-            .collect();
-        self.store(shared, &values)?;
-        self.commits += 1;
-        self.counts.commits.add(1);
-        Ok(())
+        let mut block = Block { number: *shared.durable.borrow(), ..Block::default() };
+        self.try_commit(shared, &mut block, true)
     }
 
     /// The clean end: cursor stored, manifest final.
     fn finish(&mut self, shared: &Shared) -> Result<(), CommitError> {
         if shared.lock().cursor_changed {
             self.store_cursor(shared)?;
+            self.release(shared)?;
         }
         if self.segment.is_none() && self.manifest.clean {
             return Ok(());
@@ -662,6 +651,17 @@ impl Writer {
         info!("the outbox is closed");
         Ok(())
     }
+}
+
+fn stored_bytes(state: &State) -> u64 {
+    state.segments.values().map(|segment| segment.entry.bytes).sum()
+}
+
+/// Whether one more segment fits below the bound.
+fn has_room(state: &State, shared: &Shared) -> bool {
+    let limit = shared.settings.segment_bytes + shared.settings.segment_bytes / 16;
+    let one_more = (limit + SEGMENT_OVERHEAD_BYTES).next_multiple_of(DISK_STEP_BYTES);
+    stored_bytes(state) + one_more <= shared.settings.size_max || state.segments.is_empty()
 }
 
 /// Waits before the next attempt, less long when something is delivered, which may have made room, or at the end.
