@@ -18,7 +18,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use super::Lane;
@@ -229,21 +229,15 @@ pub(crate) fn load(path: &Path) -> Result<Contents, SegmentError> {
     if !path.join("db").exists() {
         return Err(damaged("its file `db` is missing".to_owned()));
     }
-    // On a thread of its own: where a damaged database makes one of sled's threads panic, the caller of sled waits for ever.
     let (done, loaded) = mpsc::sync_channel(1);
-    let directory = path.to_owned();
     LOADING.fetch_add(1, Ordering::SeqCst);
-    let started = std::thread::Builder::new().name("outbox-load".to_owned()).spawn(move || {
-        let _ = done.send(catch_unwind(AssertUnwindSafe(|| read_all(&directory))));
-    });
-    let outcome = match started {
-        Ok(_) => loaded.recv_timeout(LOAD_TIMEOUT),
-        Err(source) => {
-            LOADING.fetch_sub(1, Ordering::SeqCst);
-            return Err(SegmentError::Io { path: path.to_owned(), source });
-        }
-    };
+    let outcome = start_loading(Job { path: path.to_owned(), done }).map(|()| loaded.recv_timeout(LOAD_TIMEOUT));
     LOADING.fetch_sub(1, Ordering::SeqCst);
+    let outcome = outcome.map_err(|source| SegmentError::Io { path: path.to_owned(), source })?;
+    if outcome.is_err() {
+        // The thread hangs in sled: it is left to itself, and the next load gets another.
+        *LOADER.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
     match outcome {
         Ok(Ok(contents)) => contents,
         Ok(Err(panic)) => {
@@ -253,6 +247,37 @@ pub(crate) fn load(path: &Path) -> Result<Contents, SegmentError> {
         }
         Err(_) => Err(damaged(format!("it did not open within {LOAD_TIMEOUT:?}"))),
     }
+}
+
+/// A segment to read, and who waits for it.
+struct Job {
+    path: PathBuf,
+    done: mpsc::SyncSender<std::thread::Result<Result<Contents, SegmentError>>>,
+}
+
+/// The thread that loads. It is not the caller's, because where a damaged database makes one of sled's threads panic, the
+/// caller of sled waits for ever; and it is one, because memory that was freed on many threads is kept many times.
+static LOADER: Mutex<Option<mpsc::Sender<Job>>> = Mutex::new(None);
+
+fn start_loading(job: Job) -> io::Result<()> {
+    let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
+    let job = match loader.as_ref() {
+        Some(jobs) => match jobs.send(job) {
+            Ok(()) => return Ok(()),
+            Err(mpsc::SendError(job)) => job,
+        },
+        None => job,
+    };
+    let (jobs, queue) = mpsc::channel::<Job>();
+    std::thread::Builder::new().name("outbox-load".to_owned()).spawn(move || {
+        for Job { path, done } in queue {
+            let _ = done.send(catch_unwind(AssertUnwindSafe(|| read_all(&path))));
+        }
+    })?;
+    // The thread has just begun to listen.
+    let _ = jobs.send(job);
+    *loader = Some(jobs);
+    Ok(())
 }
 
 /// Whether a closed segment is being read: a panic of sled's threads then is damage of that segment, not of the gateway.
