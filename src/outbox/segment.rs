@@ -22,6 +22,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::Lane;
+use super::manifest::use_reserve;
 
 /// Values that one tree takes: below ten changes sled never rewrites the leaf.
 pub(crate) const TREE_VALUES_MAX: usize = 8;
@@ -225,6 +226,17 @@ pub(crate) struct Contents {
 /// # Errors
 /// When nothing of it can be read; [`SegmentError::Damaged`] alone means damage. A panic of the database is damage.
 pub(crate) fn load(path: &Path) -> Result<Contents, SegmentError> {
+    match load_once(path) {
+        Err(SegmentError::Io { source, .. })
+            if path.parent().is_some_and(|directory| use_reserve(directory, &source)) =>
+        {
+            load_once(path)
+        }
+        done => done,
+    }
+}
+
+fn load_once(path: &Path) -> Result<Contents, SegmentError> {
     let damaged = |reason: String| SegmentError::Damaged { path: path.to_owned(), reason };
     if !path.join("db").exists() {
         return Err(damaged("its file `db` is missing".to_owned()));
