@@ -13,12 +13,18 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::segment::sync_directory;
+use super::segment::{DISK_STEP_BYTES, sync_directory};
 use crate::reading::{Gap, Record, Stamp, StreamEnd};
 
 const VERSION: u32 = 1;
 const NAME: &str = "MANIFEST";
 const WITNESS: &str = "WITNESS";
+/// Room for a drain on a disk that is full.
+const RESERVE: &str = "RESERVE";
+/// sled fills a segment's last step when it opens one that could not be closed in good order.
+const RESERVE_BYTES_MIN: u64 = DISK_STEP_BYTES + 64 * 1024;
+/// A segment takes about half of this in the manifest.
+const RESERVE_SEGMENT_BYTES: u64 = 400;
 
 /// What one lane of a segment holds: numbers `first..=last` of its run's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -189,22 +195,60 @@ impl Manifest {
         serde_json::from_str(json).map(Some).map_err(|error| damaged(error.to_string()))
     }
 
-    /// Replaces it, durably.
+    /// Replaces it, durably. On a full disk the reserve makes room: releasing what is delivered needs a new manifest.
     pub(crate) fn write(&self, directory: &Path) -> io::Result<()> {
         let json = serde_json::to_string(self).map_err(io::Error::other)?;
         let text = format!("{json}\n{:08x}\n", crc32c::crc32c(json.as_bytes()));
-        let beside = directory.join("MANIFEST.new");
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, directory.join(NAME))?;
-        sync_directory(directory)
+        match replace(directory, &text) {
+            Err(error) if use_reserve(directory, &error) => replace(directory, &text),
+            done => done,
+        }
+    }
+
+    /// Keeps room on the disk for what a drain needs: reading a closed segment back, and the next manifest.
+    ///
+    /// # Errors
+    /// When the disk has no such room: then nothing more is to be stored, or what is there could not be drained.
+    pub(crate) fn reserve(&self, directory: &Path) -> io::Result<()> {
+        let path = directory.join(RESERVE);
+        let wanted = RESERVE_BYTES_MIN + self.segments.len() as u64 * RESERVE_SEGMENT_BYTES;
+        if fs::metadata(&path).is_ok_and(|metadata| metadata.len() >= wanted) {
+            return Ok(());
+        }
+        let bytes = vec![0x52; usize::try_from(wanted * 5 / 4).map_err(io::Error::other)?];
+        let written = fs::write(&path, bytes).and_then(|()| File::open(&path)?.sync_data());
+        if written.is_err() {
+            let _ = fs::remove_file(&path);
+        }
+        written
     }
 
     /// Sets a damaged one aside.
     pub(crate) fn set_aside(directory: &Path) -> io::Result<()> {
         fs::rename(directory.join(NAME), directory.join("MANIFEST.damaged"))
     }
+}
+
+fn replace(directory: &Path, text: &str) -> io::Result<()> {
+    let beside = directory.join("MANIFEST.new");
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    if let Err(error) = write() {
+        // Half of one would only take room.
+        let _ = fs::remove_file(&beside);
+        return Err(error);
+    }
+    fs::rename(&beside, directory.join(NAME))?;
+    sync_directory(directory)
+}
+
+/// Gives up the reserve if the disk is full; whether there is room now.
+pub(crate) fn use_reserve(directory: &Path, error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        && fs::remove_file(directory.join(RESERVE)).is_ok()
 }
 
 /// How far the open segment had come: its number and the last number of each lane (0 for none).

@@ -118,6 +118,10 @@ impl Reader {
             for (&segment, info) in state.segments.range(from..) {
                 let number = if segment == from { number } else { 0 };
                 let Some(seq) = info.first_missing(lane, number) else { continue };
+                if info.leaving {
+                    // In a moment it is gone, or given after all: its writer says which.
+                    break;
+                }
                 if let Some((first, batch)) = state.memory.find(segment, lane, seq) {
                     let next = first + batch.len() as u64;
                     self.at[lane.index()] = (segment, next);
@@ -167,7 +171,7 @@ impl Reader {
     /// Makes records ready to be given, if their segment is still there.
     fn give(&mut self, number: u64, lane: Lane, first: u64, batch: Batch) -> Option<Arc<Stored>> {
         let state = self.shared.lock();
-        let info = state.segments.get(&number)?;
+        let info = state.segments.get(&number).filter(|info| !info.leaving)?;
         self.at[lane.index()] = (number, first + batch.len() as u64);
         Some(Arc::new(info.stored(lane, first, Arc::new(batch))))
     }
@@ -301,7 +305,8 @@ pub(crate) fn lose(shared: &Shared, number: u64, lost: &[(Lane, Range)]) {
     {
         let mut guard = shared.lock();
         let state: &mut State = &mut guard;
-        let Some(segment) = state.segments.get_mut(&number) else { return };
+        // What is being given up is counted as that.
+        let Some(segment) = state.segments.get_mut(&number).filter(|segment| !segment.leaving) else { return };
         segment.damaged = true;
         for &(lane, range) in lost {
             let news = (range.first..=range.last).filter(|&seq| segment.settle(lane, seq)).count() as u64;

@@ -73,7 +73,15 @@ pub(crate) fn segment_path(directory: &Path, number: u64) -> PathBuf {
 pub(crate) fn quarantine(directory: &Path, number: u64) -> io::Result<()> {
     let aside = directory.join(QUARANTINE);
     make_directory(&aside)?;
-    fs::rename(segment_path(directory, number), segment_path(&aside, number))
+    let mut target = segment_path(&aside, number);
+    // Numbers can come again after the manifest was lost.
+    for again in 1.. {
+        if !target.exists() {
+            break;
+        }
+        target = aside.join(format!("{number:016}.{again}"));
+    }
+    fs::rename(segment_path(directory, number), target)
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {
@@ -115,6 +123,8 @@ pub(crate) fn open(
         let streams = manifest.segments.iter().rfind(|entry| entry.run == manifest.run);
         if streams.is_some() {
             let ends: Vec<_> = Lane::ALL.into_iter().filter_map(|lane| end_of_stream(&manifest, lane)).collect();
+            // Declared by an earlier start already, which ended before it could commit that.
+            let ends: Vec<_> = ends.into_iter().filter(|end| !manifest.declared.contains(end)).collect();
             manifest.declared.extend(ends);
             info!("the gateway was not stopped in good order: what was stored is there, a new run begins");
         }

@@ -22,6 +22,7 @@ use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use super::Lane;
+use super::manifest::use_reserve;
 
 /// Values that one tree takes: below ten changes sled never rewrites the leaf.
 pub(crate) const TREE_VALUES_MAX: usize = 8;
@@ -225,6 +226,25 @@ pub(crate) struct Contents {
 /// # Errors
 /// When nothing of it can be read; [`SegmentError::Damaged`] alone means damage. A panic of the database is damage.
 pub(crate) fn load(path: &Path) -> Result<Contents, SegmentError> {
+    let file = path.join("db");
+    let length = fs::metadata(&file).map(|metadata| metadata.len());
+    let mut loaded = load_once(path);
+    if let Err(SegmentError::Io { source, .. }) = &loaded
+        && path.parent().is_some_and(|directory| use_reserve(directory, source))
+    {
+        loaded = load_once(path);
+    }
+    if let (Err(SegmentError::Io { source, .. }), Ok(length)) = (&loaded, length)
+        && source.kind() == io::ErrorKind::StorageFull
+    {
+        // sled fills the last step with zeros when it opens. Half of that helps nobody, and takes the room that
+        // releasing what is delivered needs.
+        let _ = fs::OpenOptions::new().write(true).open(&file).and_then(|file| file.set_len(length));
+    }
+    loaded
+}
+
+fn load_once(path: &Path) -> Result<Contents, SegmentError> {
     let damaged = |reason: String| SegmentError::Damaged { path: path.to_owned(), reason };
     if !path.join("db").exists() {
         return Err(damaged("its file `db` is missing".to_owned()));

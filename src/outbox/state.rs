@@ -61,13 +61,15 @@ pub(crate) struct SegmentState {
     pub(crate) pin: Arc<()>,
     /// Goes to quarantine when it is released.
     pub(crate) damaged: bool,
+    /// Is being taken out of the manifest: nothing of it is given any more.
+    pub(crate) leaving: bool,
 }
 
 impl SegmentState {
     pub(crate) fn new(entry: Entry) -> Self {
         let streams = Lane::ALL.map(|lane| stream_name(&entry.run, lane));
         let progress = entry.lanes.map(|lane| lane.map(|range| Progress::new(range.first)));
-        Self { entry, streams, progress, pin: Arc::new(()), damaged: false }
+        Self { entry, streams, progress, pin: Arc::new(()), damaged: false, leaving: false }
     }
 
     /// Records that are not delivered.

@@ -44,6 +44,8 @@ const ATTEMPTS_AT_STOP: u32 = 3;
 const SEGMENT_OVERHEAD_BYTES: u64 = 256 * 1024;
 /// Gaps that wait in the manifest for their record; those of one stream that touch are made one.
 const DECLARED_MAX: usize = 1000;
+/// A commit's notes have keys of their own: the commit, and so many bits for the piece.
+const NOTE_PIECE_BITS: u32 = 24;
 
 #[derive(Debug)]
 struct Counts {
@@ -84,6 +86,8 @@ pub(crate) struct Writer {
 enum CommitError {
     #[error(transparent)]
     Segment(#[from] segment::SegmentError),
+    #[error("the disk has no room for what draining the outbox needs: {0}; free some space, or set a smaller max_size")]
+    Reserve(std::io::Error),
     #[error("the manifest could not be replaced: {0}")]
     Manifest(std::io::Error),
     #[error("the outbox is full ({bytes} of {max} bytes): nothing more is taken until something is delivered")]
@@ -341,8 +345,9 @@ impl Writer {
                 values.push((Key { lane: Some(*lane), number, part: chunk.part }, chunk.seal(extras)));
             }
         }
-        for (part, note) in (0_u8..).zip(&notes) {
-            let key = Key { lane: None, number: self.commits, part };
+        for (piece, note) in (0_u64..).zip(&notes) {
+            // A cursor over thousands of segments, or the receipts of many sessions, take more pieces than a key has parts.
+            let key = Key { lane: None, number: (self.commits << NOTE_PIECE_BITS) + piece, part: 0 };
             values.push((key, Chunk::empty().seal(&encode_extras(note))));
         }
         values
@@ -445,6 +450,7 @@ impl Writer {
 
     fn roll(&mut self, shared: &Shared) -> Result<(), CommitError> {
         self.keep_within_bound(shared)?;
+        self.manifest.reserve(&shared.directory).map_err(CommitError::Reserve)?;
         let number = self.manifest.next;
         let path = recovery::segment_path(&shared.directory, number);
         // Left by an attempt that failed half way; no manifest names it.
@@ -469,9 +475,13 @@ impl Writer {
             sealed: false,
             declares: Vec::new(),
         };
+        // Without this a disk that refuses first commits would fill up with segments that hold nothing.
+        let abandoned;
         {
             let mut state = shared.lock();
+            abandoned = self.without_commit(&state);
             let mut manifest = self.current_manifest(&state);
+            manifest.segments.retain(|entry| !abandoned.contains(&entry.number));
             manifest.segments.iter_mut().for_each(|entry| entry.sealed = true);
             manifest.segments.push(entry.clone());
             manifest.next = number + 1;
@@ -485,6 +495,7 @@ impl Writer {
             }
             self.manifest = manifest;
             state = shared.lock();
+            state.segments.retain(|number, _| !abandoned.contains(number));
             state.segments.values_mut().for_each(|segment| segment.entry.sealed = true);
             state.release |= state.segments.values().any(|segment| segment.missing() == 0);
             state.segments.insert(number, SegmentState::new(entry));
@@ -493,7 +504,15 @@ impl Writer {
         (self.payload_bytes, self.commits) = (0, 0);
         // Closing the old one takes a moment; nobody else waits for it.
         drop(self.segment.replace(segment));
+        abandoned.into_iter().for_each(|number| self.delete(shared, number, false));
         Ok(())
+    }
+
+    /// Segments whose first commit failed: nothing of them was ever announced.
+    fn without_commit(&self, state: &State) -> Vec<u64> {
+        let newer = state.segments.range(self.keep_from + 1..);
+        let empty = newer.filter(|(_, segment)| segment.entry.lanes == [None; 3] && !segment.damaged);
+        empty.map(|(number, _)| *number).collect()
     }
 
     /// The manifest as it should be now.
@@ -533,11 +552,12 @@ impl Writer {
         let unseen = segment.entry.declares.iter().filter(|(seq, _)| !raw.is_some_and(|raw| raw.is_delivered(*seq)));
         let mut gaps: Vec<Declared> = unseen.map(|(_, declared)| declared.clone()).collect();
         let mut repeated = gaps.len() as u64;
+        let mut counts = [0; 3];
         for lane in Lane::ALL.into_iter().rev() {
             let missing = segment.missing_of(lane);
             // All declarations are in the raw lane.
             let count = missing - std::mem::take(&mut repeated).min(missing);
-            self.counts.evicted[lane.index()].add(count);
+            counts[lane.index()] = count;
             if let (true, Some(range)) = (missing > 0, segment.entry.lanes[lane.index()]) {
                 let from = segment.first_missing(lane, range.first).unwrap_or(range.first);
                 let stream = segment.streams[lane.index()].to_string();
@@ -549,7 +569,10 @@ impl Writer {
             let records = segment.missing();
             warn!(segment = number, records, suppressed, "the outbox is full: the oldest records are given up");
         }
-        self.remove(shared, state, number, &gaps)
+        self.remove(shared, state, number, &gaps)?;
+        // Counted once it is done: an attempt that the disk refuses is made again.
+        self.counts.evicted.iter().zip(counts).for_each(|(counter, count)| counter.add(count));
+        Ok(())
     }
 
     /// Takes a segment out of the manifest, with what is to be declared about it, and deletes it.
@@ -560,25 +583,33 @@ impl Writer {
         number: u64,
         gaps: &[Declared],
     ) -> Result<(), CommitError> {
-        let Some(segment) = state.segments.remove(&number) else { return Ok(()) };
-        if state.tail.as_ref().is_some_and(|tail| tail.number == number) {
-            state.tail = None;
-            self.segment = None;
-        }
+        // It stays where it is until the manifest is replaced, so that a reader does not pass it by if that fails.
+        let Some(segment) = state.segments.get_mut(&number) else { return Ok(()) };
+        segment.leaving = true;
+        let damaged = segment.damaged;
         let mut manifest = self.current_manifest(&state);
+        manifest.segments.retain(|entry| entry.number != number);
         for gap in gaps {
             declare(&mut manifest.declared, gap.clone());
         }
         drop(state);
-        if let Err(error) = manifest.write(&shared.directory) {
-            shared.lock().segments.insert(number, segment);
-            return Err(CommitError::Manifest(error));
+        let written = manifest.write(&shared.directory);
+        let mut state = shared.lock();
+        if written.is_ok() {
+            state.segments.remove(&number);
+        } else if let Some(segment) = state.segments.get_mut(&number) {
+            segment.leaving = false;
         }
+        drop(state);
+        shared.readable.notify_one();
+        written.map_err(CommitError::Manifest)?;
         self.manifest = manifest;
         if !gaps.is_empty() {
             self.declare_later(shared, gaps);
         }
-        self.delete(shared, number, segment.damaged);
+        self.delete(shared, number, damaged);
+        // What was used of the reserve comes back with the first room; if not yet, the next segment asks for it.
+        let _ = self.manifest.reserve(&shared.directory);
         Ok(())
     }
 

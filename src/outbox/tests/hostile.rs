@@ -1,5 +1,7 @@
 //! What an enemy would try: deliveries that never pause, stops at odd moments, commits without records.
 
+use std::process::{Command, Stdio};
+
 use super::*;
 
 #[tokio::test]
@@ -111,4 +113,101 @@ async fn a_segment_that_begins_without_records_is_not_taken_for_damaged() {
         assert!(others.iter().all(|record| matches!(record, Record::StreamEnd(_))), "{others:?}");
         closer.close().unwrap();
     }
+}
+
+/// A small file system of its own for the rig; `None` where that is not allowed.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(rig: &Rig) -> Option<Self> {
+        let path = rig.dir.path().to_owned();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=8m", "none"]).arg(&path).stderr(Stdio::null());
+        let mounted = mount.status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(path));
+        }
+        eprintln!("skipped: a file system that fills up needs the right to mount one");
+        None
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_stops_commits_and_freeing_it_resumes_them() {
+    let mut rig = Rig::new();
+    rig.settings.segment_bytes = 64 * 1024;
+    let Some(_small) = Small::mount(&rig) else { return };
+    let (outbox, closer) = rig.open();
+    rig.store(&outbox, 300).await;
+    // Another program fills the disk.
+    let ballast = rig.dir.path().join("ballast");
+    let mut file = std::fs::File::create(&ballast).unwrap();
+    while std::io::Write::write_all(&mut file, &[1; 4096]).is_ok() {}
+    let mut last = 0;
+    for _ in 0..30 {
+        let mut batch = rig.readings(200);
+        last = outbox.append(Lane::Raw, &mut batch, None, &[]);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(*outbox.durable().borrow() < last, "the disk is full");
+    assert!(directories(&rig) <= 4, "{} segments that hold nothing", directories(&rig));
+    drop(file);
+    std::fs::remove_file(&ballast).unwrap();
+    durable(&outbox, last).await;
+    let (readings, others, all) = drain(&mut outbox.reader()).await;
+    assert!(others.is_empty(), "{others:?}");
+    let expected: Vec<_> = (1..=6300).map(|n| (format!("{}.raw", outbox.run()), n as u64, n)).collect();
+    assert_eq!(readings, expected);
+    deliver(&outbox, &all);
+    drop(all);
+    closer.close().unwrap();
+    let (outbox, closer) = rig.open();
+    assert_eq!(outbox.backlog().records, 0);
+    closer.close().unwrap();
+}
+
+#[tokio::test]
+async fn an_outbox_that_fills_its_disk_drains_and_takes_more() {
+    let mut rig = Rig::new();
+    rig.settings.segment_bytes = 64 * 1024;
+    let Some(_small) = Small::mount(&rig) else { return };
+    let (outbox, closer) = rig.open();
+    let mut last = 0;
+    let mut appended = 0;
+    while outbox.backlog().bytes < 6 << 20 || *outbox.durable().borrow() == last {
+        let mut batch = rig.readings(400);
+        appended += 400;
+        last = outbox.append(Lane::Raw, &mut batch, None, &[]);
+        tokio::time::sleep(Duration::from_millis(40)).await;
+        assert!(appended < 200_000, "it never fills");
+    }
+    let mut reader = outbox.reader();
+    let (mut seen, mut errors) = (0, 0);
+    while seen < appended {
+        let given = tokio::time::timeout(Duration::from_secs(15), reader.next()).await.expect("it hangs");
+        let Ok(stored) = given else {
+            // As the uplink does; what was delivered makes room meanwhile.
+            errors += 1;
+            assert!(errors < 100, "{given:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        seen += stored.batch.len();
+        deliver(&outbox, &[stored]);
+    }
+    assert_eq!(seen, appended);
+    durable(&outbox, last).await;
+    assert_eq!(rig.count(Count::Evicted, "raw") + rig.count(Count::Damaged, "raw"), 0);
+    drop(reader);
+    closer.close().unwrap();
+    let (outbox, closer) = rig.open();
+    assert_eq!(outbox.backlog().records, 0);
+    closer.close().unwrap();
 }
