@@ -211,11 +211,11 @@ impl Manifest {
     /// When the disk has no such room: then nothing more is to be stored, or what is there could not be drained.
     pub(crate) fn reserve(&self, directory: &Path) -> io::Result<()> {
         let path = directory.join(RESERVE);
-        let wanted = RESERVE_BYTES_MIN + self.segments.len() as u64 * RESERVE_SEGMENT_BYTES;
+        let wanted = wanted_bytes(self.segments.len());
         if fs::metadata(&path).is_ok_and(|metadata| metadata.len() >= wanted) {
             return Ok(());
         }
-        let bytes = vec![0x52; usize::try_from(wanted * 5 / 4).map_err(io::Error::other)?];
+        let bytes = vec![0x52; usize::try_from(reserve_bytes(self.segments.len())).map_err(io::Error::other)?];
         let written = fs::write(&path, bytes).and_then(|()| File::open(&path)?.sync_data());
         if written.is_err() {
             let _ = fs::remove_file(&path);
@@ -243,6 +243,16 @@ fn replace(directory: &Path, text: &str) -> io::Result<()> {
     }
     fs::rename(&beside, directory.join(NAME))?;
     sync_directory(directory)
+}
+
+/// What the reserve of that many segments must hold at least.
+fn wanted_bytes(segments: usize) -> u64 {
+    RESERVE_BYTES_MIN + segments as u64 * RESERVE_SEGMENT_BYTES
+}
+
+/// What it takes at most: it is made a quarter larger than it must be, so that it is not made anew for each segment.
+pub(crate) fn reserve_bytes(segments: usize) -> u64 {
+    wanted_bytes(segments) / 4 * 5
 }
 
 /// Gives up the reserve if the disk is full; whether there is room now.

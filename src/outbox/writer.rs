@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use super::chunk::{Chunk, CursorEntry, Cutter, Extras, TooLarge};
-use super::manifest::{Declared, Entry, Manifest, Range, Witness, Witnessed};
+use super::manifest::{Declared, Entry, Manifest, Range, Witness, Witnessed, reserve_bytes};
 use super::record;
 use super::segment::{self, DISK_STEP_BYTES, Key, Segment};
 use super::state::{Block, ChunkAt, SegmentState, Shared, State, Tail};
@@ -692,7 +692,8 @@ fn stored_bytes(state: &State) -> u64 {
 fn has_room(state: &State, shared: &Shared) -> bool {
     let limit = shared.settings.segment_bytes + shared.settings.segment_bytes / 16;
     let one_more = (limit + SEGMENT_OVERHEAD_BYTES).next_multiple_of(DISK_STEP_BYTES);
-    stored_bytes(state) + one_more <= shared.settings.size_max || state.segments.is_empty()
+    let reserve = reserve_bytes(state.segments.len() + 1);
+    stored_bytes(state) + one_more + reserve <= shared.settings.size_max || state.segments.is_empty()
 }
 
 /// Waits before the next attempt, less long when something is delivered, which may have made room, or at the end.
