@@ -70,7 +70,8 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
     );
 
     let (stop_sources, sources_stop) = watch::channel(false);
-    let sources = start_sources(&config, profiles, &Sink::Outbox(outbox.clone()), &links, &counters, &sources_stop)?;
+    let mut sources =
+        start_sources(&config, profiles, &Sink::Outbox(outbox.clone()), &links, &counters, &sources_stop)?;
     let (stop_uplink, uplink_stop) = watch::channel(None);
     let mut uplink = tokio::spawn(uplink::run(
         kafka_within(&config),
@@ -84,9 +85,16 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
     let status = serve_status(&config.gateway.data_dir, reporter);
     let watchdog = tokio::spawn(watch_disk(outbox.clone()));
 
-    let ended = tokio::select! {
-        () = shutdown => None,
-        ended = &mut uplink => Some(format!("the uplink: {ended:?}")),
+    tokio::pin!(shutdown);
+    let ended = loop {
+        tokio::select! {
+            () = &mut shutdown => break None,
+            ended = &mut uplink => break Some(format!("the uplink: {ended:?}")),
+            // The others go on: one that ends at every start must not keep them from it.
+            Some(ended) = sources.join_next() => {
+                error!("a source has ended before the gateway, which is a defect: {ended:?}");
+            }
+        }
     };
 
     let deadline = clock::instant() + config.gateway.stop_timeout;
@@ -102,10 +110,10 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
     let waiting = outbox.backlog().records;
     drop(outbox);
     status.abort();
-    watchdog.abort();
     // Aborted tasks are dropped at the runtime's leisure; the socket's file is to be gone when the process is.
     let _ = status.await;
     let closed = tokio::task::spawn_blocking(move || closer.close()).await;
+    watchdog.abort();
     match (closed, ended) {
         (Err(error), _) => Err(RunError::Task(error.to_string())),
         (Ok(Err(error)), _) => Err(error.into()),

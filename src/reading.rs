@@ -30,6 +30,12 @@ pub struct Receipt {
     pub hash: u64,
 }
 
+impl Receipt {
+    /// Says that the broker has lost the session: receipts before this one are void, and their identifiers are given out
+    /// anew. No message has the identifier 0.
+    pub const SESSION_LOST: Self = Self { packet_id: 0, hash: 0 };
+}
+
 /// Where in [`Frames`] one frame lies, and what is known about it.
 #[derive(Clone, Debug)]
 struct FrameMeta {

@@ -340,7 +340,12 @@ impl Found {
         for extras in &mut all {
             for (session, ids, hashes) in extras.receipts.drain(..) {
                 let known = self.receipts.entry(session.into()).or_default();
-                known.extend(ids.into_iter().zip(hashes).map(|(packet_id, hash)| Receipt { packet_id, hash }));
+                for receipt in ids.into_iter().zip(hashes).map(|(packet_id, hash)| Receipt { packet_id, hash }) {
+                    match receipt {
+                        Receipt::SESSION_LOST => known.clear(),
+                        _ => known.push_back(receipt),
+                    }
+                }
             }
             if let Some(cursor) = extras.cursor.take() {
                 if cursor_of != Some(extras.commit) {

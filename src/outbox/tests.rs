@@ -320,6 +320,30 @@ async fn messages_that_led_to_nothing_are_remembered_too() {
 }
 
 #[tokio::test]
+async fn receipts_of_a_session_that_the_broker_has_lost_are_void() {
+    let mut rig = Rig::new();
+    let (session, other): (Name, Name) = ("s".into(), "t".into());
+    let (outbox, closer) = rig.open();
+    let receipt = |n: u16| Receipt { packet_id: n, hash: 7 };
+    let mut last = 0;
+    for (session, receipts) in [
+        (&session, [receipt(1), receipt(2)]),
+        (&other, [receipt(1), receipt(2)]),
+        (&session, [Receipt::SESSION_LOST, receipt(3)]),
+    ] {
+        last = outbox.append(Lane::Raw, &mut Batch::default(), Some(session), &receipts);
+        durable(&outbox, last).await;
+    }
+    assert!(last > 0);
+    assert_eq!(outbox.known_receipts("s"), [receipt(3)]);
+    crash(&mut rig, outbox, closer);
+    let (outbox, closer) = rig.open();
+    assert_eq!(outbox.known_receipts("s"), [receipt(3)]);
+    assert_eq!(outbox.known_receipts("t"), [receipt(1), receipt(2)]);
+    closer.close().unwrap();
+}
+
+#[tokio::test]
 async fn a_second_gateway_is_refused() {
     let rig = Rig::new();
     let (_outbox, closer) = rig.open();

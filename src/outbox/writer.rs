@@ -403,6 +403,10 @@ impl Writer {
         }
         for (session, receipt) in block.receipts.drain(..) {
             let known: &mut VecDeque<Receipt> = state.receipts.entry(session).or_default();
+            if receipt == Receipt::SESSION_LOST {
+                known.clear();
+                continue;
+            }
             known.push_back(receipt);
             while known.len() > self.receipts_max {
                 known.pop_front();

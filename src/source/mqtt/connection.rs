@@ -19,6 +19,7 @@ use tokio::time::{sleep_until, timeout};
 
 use crate::clock;
 use crate::config;
+use crate::reading::{Frames, Receipt};
 
 use super::Sink;
 use super::decoder::{self, Decoder, WireError};
@@ -97,7 +98,26 @@ pub(super) async fn serve<S: Sink>(source: &mut Source<S>) -> Result<(), Connect
         () = stopped(&mut source.stop) => return Ok(()),
         hello = hello => hello.map_err(|_| ConnectionError::Timeout { host, port })??,
     };
+    if !ack.session_present {
+        forget_receipts(source).await;
+    }
     Connection::new(source, stream, decoder, &ack)?.run().await
+}
+
+/// A new session gives out packet identifiers anew, so receipts of the one before are void. That is made durable before
+/// anything is subscribed to: after a crash a message of the new session must not be taken for one that is stored.
+async fn forget_receipts<S: Sink>(source: &mut Source<S>) {
+    if !source.session.has_receipts() {
+        return;
+    }
+    let number = source.sink.accept(&Frames::new(clock::stamp()), &[Receipt::SESSION_LOST]);
+    source.sink.hurry();
+    tokio::select! {
+        biased;
+        () = stopped(&mut source.stop) => {}
+        // An outbox that has ended is found by the connection.
+        _ = source.durable.wait_for(|durable| *durable >= number) => {}
+    }
 }
 
 /// Waits until the gateway stops, or has lost the part that would say so.

@@ -40,6 +40,11 @@ impl Receipts {
         Self { count_max, taken, resumed: HashMap::new() }
     }
 
+    /// Whether there is anything to recognise a message by.
+    pub(super) fn is_empty(&self) -> bool {
+        self.taken.is_empty()
+    }
+
     /// A connection begins; `resumed` says whether the broker still had the session.
     pub(super) fn connected(&mut self, resumed: bool) {
         self.resumed.clear();

@@ -91,6 +91,11 @@ impl Session {
         }
     }
 
+    /// Whether redelivered messages could be recognised.
+    pub(super) fn has_receipts(&self) -> bool {
+        !self.receipts.is_empty()
+    }
+
     /// A connection begins; `resumed` says whether the broker still had the session. Gives what is to be subscribed.
     pub(super) fn connected(&mut self, resumed: bool) -> Vec<Request> {
         self.unacked.clear();
