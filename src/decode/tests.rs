@@ -309,19 +309,3 @@ fn object(key: impl Strategy<Value = String>, value: impl Strategy<Value = Strin
         format!("{{{}}}", entries.into_iter().map(entry).collect::<Vec<_>>().join(","))
     })
 }
-
-/// Prints what a message costs: `cargo test --release --lib decode_cost -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement, not a test"]
-fn decode_cost() {
-    let mut decoder = decoder(&["generic/json"]);
-    let payload = "{\"time\":1777896000.123,\"temperature\":21.43,\"humidity\":55.2,\"pressure\":1013.25,\"device\":\"sensor-0001\"}";
-    let mut batch = Batch::default();
-    let count = 1_000_000;
-    let start = crate::clock::instant();
-    for _ in 0..count {
-        batch.clear();
-        decoder.decode(&frame("sensors/sensor-0001", payload), NOW, &mut batch);
-    }
-    println!("{} bytes: {} ns a message", payload.len(), start.elapsed().as_nanos() / count);
-}

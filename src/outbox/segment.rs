@@ -7,7 +7,7 @@
 //! **Trees.** sled rewrites a leaf of its tree whole once ten changes hang on it, and splits it at seventeen values:
 //! with one long tree each byte is written four times and the file holds two bytes for each stored. So a tree takes at most
 //! [`TREE_VALUES_MAX`] values, then the next one is begun (measured with 6 KB values: 1.02 bytes written by sled for each
-//! stored instead of 3.72, and 1.02 held instead of 2.23; see `benches/sled-layout`). A commit of one value is a plain insert, because a batch
+//! stored instead of 3.72, and 1.02 held instead of 2.23). A commit of one value is a plain insert, because a batch
 //! costs a write of its own.
 //!
 //! After any error sled's background thread has ended and the error sticks: the segment is given up and another begun;

@@ -215,22 +215,3 @@ proptest! {
         prop_assert_eq!(record["seq"].as_u64(), Some(seq));
     }
 }
-
-/// `cargo test --release --lib encode_speed -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement, not a check"]
-fn encode_speed() {
-    let chunk = reading(
-        ["temperature", "humidity", "battery"]
-            .into_iter()
-            .zip([21.4, 48.2, 97.0])
-            .map(|(name, number)| field(name, Some("Cel"), Value::Number(number)))
-            .collect(),
-    );
-    let mut encoder = Encoder::new(&gateway(), &kafka(Layout::Wide, Format::Json));
-    let begin = crate::clock::instant();
-    for _ in 0..1_000_000 {
-        encoder.encode(&chunk, 0, &chunk.batch.records[0], 0).unwrap();
-    }
-    println!("{} ns a record of {} bytes", begin.elapsed().as_nanos() / 1_000_000, encoder.value.len());
-}
