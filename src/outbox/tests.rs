@@ -10,6 +10,7 @@ use crate::reading::{
 };
 
 mod hostile;
+mod torn;
 
 /// An outbox with limits so small that segments roll after a few hundred records.
 struct Rig {
