@@ -220,7 +220,7 @@ fn port(section: &Section<'_>) -> PathBuf {
     };
     let path = field.checked(|text| match text.starts_with('/') && !text.contains('\0') {
         true => Ok(PathBuf::from(text)),
-        false => Err("the path of a device file, such as \"/dev/serial/by-id/…\"".to_owned()),
+        false => Err("the absolute path of a device file, such as \"/dev/serial/by-id/…\"".to_owned()),
     });
     path.unwrap_or_default()
 }

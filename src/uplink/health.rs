@@ -91,7 +91,11 @@ impl Health {
     }
 
     /// Why connections fail; it stands in the line that says that the link is down.
-    pub(crate) fn hint(&mut self, reason: String) {
+    pub(crate) fn hint(&mut self, mut reason: String) {
+        // How long the client's own state machine took tells a person nothing.
+        if let Some(at) = reason.find(" (after ") {
+            reason.truncate(at);
+        }
         if self.state == State::Down {
             self.show_down(&reason);
         }
