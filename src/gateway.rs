@@ -18,6 +18,7 @@ use crate::decode::{Decoder, DecoderError};
 use crate::intake::{Intake, Sink};
 use crate::outbox::{CloseError, OpenError, Options, Outbox};
 use crate::profile::ProfileSet;
+use crate::reading::Receipt;
 use crate::source::{mqtt, serial};
 use crate::status::report::Reporter;
 use crate::status::socket::Socket;
@@ -136,7 +137,7 @@ fn kafka_within(config: &Config) -> config::Kafka {
 async fn open_outbox(config: &Config, counters: &Counters) -> Result<(Outbox, crate::outbox::Closer), RunError> {
     let options = Options {
         data_dir: config.gateway.data_dir.clone(),
-        receipts_max: config.mqtt.iter().map(|mqtt| usize::from(mqtt.in_flight_max)).max().unwrap_or(1),
+        receipts_max: config.mqtt.iter().map(|mqtt| mqtt.in_flight_max).fold(Receipt::KEPT_MIN, u16::max).into(),
         machine: std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned(),
     };
     let (settings, counters) = (config.outbox.clone(), counters.clone());

@@ -76,7 +76,7 @@ impl Session {
             // goes on sending during the commit, does not come to its limit.
             hurry_at: (usize::from(settings.in_flight_max) * 3 / 4).max(1),
             retained: RetainedFilter::new(settings.retained),
-            receipts: Receipts::new(settings.in_flight_max, stored),
+            receipts: Receipts::new(settings.in_flight_max.max(Receipt::KEPT_MIN), stored),
             subscriptions: Subscriptions::new(filters, settings.qos),
             tally: Tally::default(),
             frames: Frames::default(),
