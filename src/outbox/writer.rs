@@ -145,7 +145,9 @@ impl Writer {
     }
 
     fn run(&mut self, shared: &Shared) {
-        self.declare(shared);
+        // What the run before could not tell any more.
+        let declared = self.manifest.declared.clone();
+        self.declare_later(shared, &declared);
         let mut backoff = RETRY_MIN;
         let mut attempts = 0;
         loop {
@@ -215,14 +217,6 @@ impl Writer {
             let timeout = [commit_in, cursor_in].into_iter().flatten().filter(|left| !left.is_zero()).min();
             state = shared.wait(state, timeout);
         }
-    }
-
-    /// Appends the records that declare what the manifest says is still to be declared.
-    fn declare(&mut self, shared: &Shared) {
-        let at = clock::stamp();
-        let records = self.manifest.declared.iter().map(|declared| declared.record(at)).collect();
-        let mut batch = Batch { records, fields: Vec::new() };
-        self.declared_at = shared.append(Lane::Raw, &mut batch, None, &[]);
     }
 
     fn commit(&mut self, shared: &Shared, mut block: Block) -> Result<(), CommitError> {
