@@ -64,6 +64,22 @@ counts! {
     DeadLettersSuppressed = "dead_letters_suppressed_total", "source";
     /// Single values left out of a reading that was kept, by reason.
     ValuesRejected = "values_rejected_total", "reason";
+    /// Values dropped by a filter, by its name.
+    ValuesFiltered = "values_filtered_total", "filter";
+    /// Values that were counted into a window and not forwarded themselves, by the window's name.
+    ValuesAggregated = "values_aggregated_total", "window";
+    /// Aggregates made, late updates included, by the window's name.
+    Aggregates = "aggregates_total", "window";
+    /// Values that came after their window had closed, by the window's name.
+    ValuesLate = "values_late_total", "window";
+    /// Values whose time is further ahead of a trusted clock than is believed, by the window's name.
+    ValuesFuture = "values_future_total", "window";
+    /// Values that stay out of windows because the clock was not trusted when they arrived, by the window's name.
+    ValuesUnsynced = "values_unsynced_total", "window";
+    /// Values for which a rule could keep no state because a limit was reached, by the limit.
+    StateRefused = "state_refused_total", "limit";
+    /// Values in open windows that were given up, by cause.
+    StateDiscarded = "state_discarded_total", "cause";
     /// Records appended to the outbox, by lane.
     Appended = "outbox_appended_total", "lane";
     /// Records made durable, by lane.

@@ -134,7 +134,8 @@ impl Inner {
                     let time = time_of_day(letter.received.wall_ms);
                     writeln!(text, "{time}  {}: refused ({}): {}", letter.origin, letter.reason.as_str(), letter.detail)
                 }
-                Record::Gap(_) | Record::StreamEnd(_) => Ok(()),
+                // Rules do not run here.
+                Record::Aggregate(_) | Record::Gap(_) | Record::StreamEnd(_) => Ok(()),
             };
         }
         batch.clear();

@@ -207,6 +207,30 @@ impl TimeQuality {
     }
 }
 
+/// Why values of a reading did not get into the window that their time belongs to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mark {
+    /// Nothing stood in the way.
+    #[default]
+    None,
+    /// The window had closed.
+    Late,
+    /// The time is further ahead of a trusted clock than is believed.
+    Future,
+}
+
+impl Mark {
+    /// The word that stands in a record, if there is one.
+    #[must_use]
+    pub fn as_str(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Late => Some("late"),
+            Self::Future => Some("future"),
+        }
+    }
+}
+
 /// What one device reported at one event time. Its values are in the [`Batch`] that holds it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reading {
@@ -220,8 +244,51 @@ pub struct Reading {
     pub time_quality: TimeQuality,
     /// When the gateway received it.
     pub received: Stamp,
+    /// Whether it came too late, or too early, for a window.
+    pub mark: Mark,
     /// Which of the batch's fields are its values.
     pub fields: Range<u32>,
+}
+
+/// What one measurement of one device was over one window of event time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Aggregate {
+    /// The device's name.
+    pub device: Name,
+    /// The id of the profile that decoded its readings.
+    pub profile: Name,
+    /// What was measured.
+    pub measurement: Arc<Measurement>,
+    /// The name of the rule that asked for it.
+    pub window: Name,
+    /// The window's first moment, in milliseconds since 1970-01-01T00:00:00Z.
+    pub start_ms: i64,
+    /// The first moment after it.
+    pub end_ms: i64,
+    /// 1 when the window closes; one more for each late reading that was let in afterwards.
+    pub revision: u32,
+    /// How many values.
+    pub count: u64,
+    /// Their sum, exact but for the last rounding; `None` if it is beyond the doubles.
+    pub sum: Option<f64>,
+    /// The least value.
+    pub min: f64,
+    /// The greatest value.
+    pub max: f64,
+    /// The value with the earliest time.
+    pub first: f64,
+    /// The value with the latest time.
+    pub last: f64,
+    /// When the gateway made it.
+    pub at: Stamp,
+}
+
+impl Aggregate {
+    /// The arithmetic mean, if the sum is known.
+    #[must_use]
+    pub fn mean(&self) -> Option<f64> {
+        self.sum.filter(|_| self.count > 0).map(|sum| sum / self.count as f64)
+    }
 }
 
 /// A device came or went: its availability topic or last will said so.
@@ -378,6 +445,8 @@ pub struct StreamEnd {
 pub enum Record {
     /// A reading; its values are in the batch.
     Reading(Reading),
+    /// A window's aggregate.
+    Aggregate(Box<Aggregate>),
     /// A device came or went.
     State(Box<DeviceState>),
     /// An input that could not be read.
@@ -394,6 +463,7 @@ impl Record {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Reading(_) => "reading",
+            Self::Aggregate(_) => "aggregate",
             Self::State(_) => "state",
             Self::DeadLetter(_) => "dead-letter",
             Self::Gap(_) => "gap",
@@ -406,6 +476,7 @@ impl Record {
     pub fn received(&self) -> Stamp {
         match self {
             Self::Reading(reading) => reading.received,
+            Self::Aggregate(aggregate) => aggregate.at,
             Self::State(state) => state.received,
             Self::DeadLetter(letter) => letter.received,
             Self::Gap(gap) => gap.at,

@@ -87,12 +87,13 @@ fn each_bad_file_gives_exactly_the_errors_expected() {
 
 #[test]
 fn the_least_configuration_has_the_documented_defaults() {
-    let Config { gateway, mqtt, serial, outbox, kafka } = load(MINIMAL, Path::new("/etc/tidegate")).unwrap().config;
+    let Config { gateway, mqtt, serial, rules: _, outbox, kafka } =
+        load(MINIMAL, Path::new("/etc/tidegate")).unwrap().config;
     assert_eq!(gateway.data_dir, Path::new("/var/lib/tidegate"));
     assert_eq!(gateway.stop_timeout, Duration::from_secs(20));
     let mqtt = &mqtt[0];
     assert_eq!((mqtt.name.as_str(), mqtt.host.as_str(), mqtt.port), ("mqtt.home", "broker", 1883));
-    assert_eq!((mqtt.version, mqtt.qos, mqtt.in_flight_max), (MqttVersion::V5, 1, 1024));
+    assert_eq!((mqtt.version, mqtt.qos, mqtt.in_flight_max), (MqttVersion::V5, 1, 4096));
     assert_eq!((mqtt.retained, mqtt.drop_qos0), (Retained::First, false));
     assert!(mqtt.tls.is_none() && mqtt.password.is_none() && serial.is_empty());
     assert_eq!((outbox.size_max, outbox.when_full, outbox.segment_bytes), (1 << 30, WhenFull::DropOldest, 4 << 20));

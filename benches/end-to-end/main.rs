@@ -30,11 +30,18 @@ struct Arguments {
     seconds: u64,
     rates: Vec<Option<u64>>,
     qos: Vec<u8>,
+    compression: Option<String>,
     peer: Option<String>,
 }
 
 fn arguments() -> Arguments {
-    let mut result = Arguments { seconds: 20, rates: vec![Some(100), Some(5_000), None], qos: vec![0, 1], peer: None };
+    let mut result = Arguments {
+        seconds: 20,
+        rates: vec![Some(100), Some(5_000), None],
+        qos: vec![0, 1],
+        compression: None,
+        peer: None,
+    };
     let mut arguments = std::env::args().skip(1);
     while let Some(name) = arguments.next() {
         // cargo bench adds it.
@@ -46,8 +53,9 @@ fn arguments() -> Arguments {
             "--seconds" => result.seconds = value.parse().expect("--seconds takes a number"),
             "--rates" => result.rates = value.split(',').map(|rate| rate.parse().ok()).collect(),
             "--qos" => result.qos = value.split(',').map(|qos| qos.parse().expect("--qos takes 0,1")).collect(),
+            "--compression" => result.compression = Some(value),
             "--peer" => result.peer = Some(value),
-            _ => panic!("unknown argument {name}; known: --seconds, --rates, --qos, --peer"),
+            _ => panic!("unknown argument {name}; known: --seconds, --rates, --qos, --compression, --peer"),
         }
     }
     result
@@ -68,7 +76,7 @@ fn main() {
     for &rate in &arguments.rates {
         for &qos in &arguments.qos {
             let count = rate.map_or(UNPACED_MESSAGES, |rate| rate * arguments.seconds);
-            let scenario = Scenario { rate, qos, count };
+            let scenario = Scenario { rate, qos, count, compression: arguments.compression.as_deref() };
             for peer in std::iter::once(None).chain(arguments.peer.as_deref().map(Some)) {
                 number += 1;
                 let topic = format!("bench-{number}");
@@ -84,11 +92,13 @@ fn main() {
     }
 }
 
-struct Scenario {
+struct Scenario<'a> {
     /// Messages a second; `None` for as many as go.
     rate: Option<u64>,
     qos: u8,
     count: u64,
+    /// `kafka.compression`, if not the default.
+    compression: Option<&'a str>,
 }
 
 struct Outcome {
@@ -99,10 +109,11 @@ struct Outcome {
     took: Duration,
 }
 
-fn measure_tidegate(kafka: &Kafka, broker: &Mosquitto, topic: &str, scenario: &Scenario) -> Outcome {
-    let config = Config::new("")
-        .mqtt("bench", broker.port, &format!("qos = {}", scenario.qos))
-        .kafka_section(&format!("brokers = [\"{}\"]\ntopics = {{ reading = \"{topic}\" }}", kafka.address()));
+fn measure_tidegate(kafka: &Kafka, broker: &Mosquitto, topic: &str, scenario: &Scenario<'_>) -> Outcome {
+    let compression = scenario.compression.map_or(String::new(), |name| format!("compression = \"{name}\""));
+    let config = Config::new("").mqtt("bench", broker.port, &format!("qos = {}", scenario.qos)).kafka_section(
+        &format!("brokers = [\"{}\"]\ntopics = {{ reading = \"{topic}\" }}\n{compression}", kafka.address()),
+    );
     let mut gateway = Gateway::start(&config);
     gateway.wait_subscribed();
     let process = gateway.process().id();
@@ -113,7 +124,7 @@ fn measure_tidegate(kafka: &Kafka, broker: &Mosquitto, topic: &str, scenario: &S
     outcome
 }
 
-fn measure_peer(command: &str, kafka: &Kafka, broker: &Mosquitto, topic: &str, scenario: &Scenario) -> Outcome {
+fn measure_peer(command: &str, kafka: &Kafka, broker: &Mosquitto, topic: &str, scenario: &Scenario<'_>) -> Outcome {
     let scratch = Scratch::new("peer");
     let command = command
         .replace("{mqtt_port}", &broker.port.to_string())
@@ -133,7 +144,7 @@ fn measure(
     kafka: &Kafka,
     broker: &Mosquitto,
     topic: &str,
-    scenario: &Scenario,
+    scenario: &Scenario<'_>,
     about_to_start: impl FnOnce(),
 ) -> Outcome {
     let idle_before = Cost::of(process);
@@ -172,7 +183,7 @@ fn wait_for_records(kafka: &Kafka, topic: &str, wanted: u64) -> u64 {
     })
 }
 
-fn print_row(who: &str, scenario: &Scenario, outcome: &Outcome) {
+fn print_row(who: &str, scenario: &Scenario<'_>, outcome: &Outcome) {
     let messages = scenario.count as f64;
     println!(
         "{who:<10} {:>9} {:>3} {:>10} {:>9.0} {:>12.2} {:>9.1} {:>12.1} {:>9} {:>7.2}{}",

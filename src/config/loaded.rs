@@ -10,7 +10,7 @@ use toml::de::DeTable;
 
 use super::errors::{Show, place};
 use super::section::{Context, Section};
-use super::{Config, Errors, Place, Problem, secret, sinks, sources};
+use super::{Config, Errors, Place, Problem, rules, secret, sinks, sources};
 
 /// A configuration file is not larger than this, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -190,6 +190,7 @@ fn config(root: &Section<'_>, purpose: Purpose) -> Config {
         let head = if root.has("mqtt") { &mqtt_section } else { &serial_section };
         head.problem_here("nothing to collect: expected at least one table [mqtt.NAME] or [serial.NAME]".to_owned());
     }
+    let rules = rules::rules(&root);
     let outbox = sinks::outbox(&root.section("outbox"));
     let kafka = sinks::kafka(&root.section("kafka"), purpose == Purpose::Run);
     root.finish();
@@ -197,6 +198,7 @@ fn config(root: &Section<'_>, purpose: Purpose) -> Config {
         gateway,
         mqtt: mqtt.into_iter().map(|(source, _)| source).collect(),
         serial: serial.into_iter().map(|(source, _)| source).collect(),
+        rules,
         outbox,
         kafka,
     }

@@ -12,6 +12,7 @@ mod errors;
 mod field;
 mod loaded;
 mod print;
+mod rules;
 mod secret;
 mod section;
 mod sinks;
@@ -35,6 +36,8 @@ pub struct Config {
     pub mqtt: Vec<Mqtt>,
     /// The serial ports, by name.
     pub serial: Vec<Serial>,
+    /// What happens to readings on the device.
+    pub rules: Rules,
     /// The buffer on disk.
     pub outbox: Outbox,
     /// The Kafka cluster.
@@ -205,6 +208,100 @@ pub struct Serial {
     pub time_zone: Option<String>,
 }
 
+/// `[[filter]]`, `[[window]]` and `[limits]`
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The filters, in the order of the file.
+    pub filters: Vec<Filter>,
+    /// The windows, in the order of the file. Names are unique over filters and windows.
+    pub windows: Vec<Window>,
+    /// Pairs of a device and a measurement that rules with a state (a deadband, an interval, a window) may keep one for.
+    pub series_max: usize,
+    /// Windows that may be open at the same time, over all series.
+    pub open_windows_max: usize,
+    /// Bytes of memory that the state of all rules may take, roughly.
+    pub state_bytes_max: usize,
+    /// A time further ahead of a trusted clock than this is not believed.
+    pub future_max: Duration,
+}
+
+/// Which values a rule is for. A pattern is a glob (`*`, `?`, `[a-z]`); one that begins with `!` takes away what those
+/// before it have selected. Without a pattern all are selected; where the first pattern takes away, it does so from all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Select {
+    /// Patterns of device names.
+    pub devices: Vec<String>,
+    /// Patterns of measurement names.
+    pub measurements: Vec<String>,
+}
+
+/// What a filter does with the values that it selects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilterAction {
+    /// Drops those that fail its range, its deadband or its interval.
+    Test,
+    /// Keeps them, and drops all others.
+    Keep,
+    /// Drops them.
+    Drop,
+}
+
+/// `[[filter]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Filter {
+    /// What it dropped is counted under this.
+    pub name: String,
+    /// Which values it is for.
+    pub select: Select,
+    /// What it does with them.
+    pub action: FilterAction,
+    /// With [`FilterAction::Test`] what passes, else a part of the selection. Texts and flags are in every range.
+    pub range: Option<ValueRange>,
+    /// Drops values that have hardly changed since the last one that passed.
+    pub deadband: Option<Deadband>,
+    /// Drops values that come sooner than this after the last one that passed.
+    pub min_interval: Option<Duration>,
+}
+
+/// The numbers from `min` to `max`, both included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ValueRange {
+    /// The least, if there is one.
+    pub min: Option<f64>,
+    /// The greatest, if there is one.
+    pub max: Option<f64>,
+}
+
+/// When a value has changed enough to pass. Texts and flags pass when they differ from the last one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Deadband {
+    /// By more than this, in the measurement's unit.
+    pub absolute: Option<f64>,
+    /// By more than so many per cent of the last value that passed. With both, either is enough.
+    pub percent: Option<f64>,
+    /// However little it changed, a value passes when this has gone by.
+    pub at_least_every: Option<Duration>,
+}
+
+/// `[[window]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    /// Stands in its aggregates.
+    pub name: String,
+    /// Which numbers it aggregates.
+    pub select: Select,
+    /// How long a window is.
+    pub every: Duration,
+    /// With days only: the IANA time zone whose midnights part them; UTC unless set.
+    pub time_zone: Option<String>,
+    /// How long, in event time, a window waits for readings that are out of order.
+    pub lateness: Duration,
+    /// How long after that a late reading still amends the aggregate, which is then sent again with a higher revision.
+    pub update_within: Option<Duration>,
+    /// Whether the readings themselves are forwarded as well.
+    pub forward_raw: bool,
+}
+
 /// What to do when the outbox is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
@@ -299,6 +396,8 @@ pub enum Timestamp {
 pub struct Topics {
     /// For readings and device states, and for what declares gaps and ends of streams.
     pub reading: String,
+    /// For aggregates.
+    pub aggregate: String,
     /// For dead letters.
     pub dead_letter: String,
 }

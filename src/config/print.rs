@@ -177,7 +177,11 @@ impl Loaded {
             ];
             page.line("sasl", inline(&pairs));
         }
-        let topics = [("reading", quoted(&kafka.topics.reading)), ("dead_letter", quoted(&kafka.topics.dead_letter))];
+        let topics = [
+            ("reading", quoted(&kafka.topics.reading)),
+            ("aggregate", quoted(&kafka.topics.aggregate)),
+            ("dead_letter", quoted(&kafka.topics.dead_letter)),
+        ];
         page.line("topics", inline(&topics));
         let layout = match kafka.layout {
             Layout::Wide => "wide",

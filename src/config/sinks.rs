@@ -38,7 +38,7 @@ pub(super) fn outbox(section: &Section<'_>) -> Outbox {
         advanced
             .problem_with("segment_size", format!("expected at most an eighth of outbox.max_size, which is {most}"));
     }
-    let commit_bytes = advanced.size_in_memory("commit_bytes", 4 * KIB..=16 * MIB).unwrap_or(64 << 10);
+    let commit_bytes = advanced.size_in_memory("commit_bytes", 4 * KIB..=16 * MIB).unwrap_or(256 << 10);
     if commit_bytes as u64 > segment_bytes {
         let most = units::format_size(segment_bytes);
         advanced
@@ -136,6 +136,9 @@ fn topics(section: &Section<'_>, layout: Layout) -> Topics {
         reading: section
             .checked("reading", |text| values::topic(text, &values::READING_PLACEHOLDERS, layout))
             .unwrap_or_else(|| "iot.readings".to_owned()),
+        aggregate: section
+            .checked("aggregate", |text| values::topic(text, &values::READING_PLACEHOLDERS, Layout::Narrow))
+            .unwrap_or_else(|| "iot.aggregates".to_owned()),
         dead_letter: section
             .checked("dead_letter", |text| values::topic(text, &values::DEAD_LETTER_PLACEHOLDERS, layout))
             .unwrap_or_else(|| "iot.dead-letters".to_owned()),

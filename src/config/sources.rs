@@ -117,7 +117,7 @@ pub(super) fn mqtt(name: &str, section: &Section<'_>) -> Mqtt {
         let least = units::format_size(packet_bytes_max as u64);
         section.problem_with("memory_max", format!("expected at least packet_max, which is {least}"));
     }
-    let in_flight_default = if version == MqttVersion::V5 { 1024 } else { 20 };
+    let in_flight_default = if version == MqttVersion::V5 { 4096 } else { 20 };
     let (tls_url, host, port) = url.map_or((false, String::new(), 0), |url| (url.tls, url.host, url.port));
     let mqtt = Mqtt {
         name: format!("mqtt.{name}"),

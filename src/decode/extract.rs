@@ -3,8 +3,9 @@
 //! Which rules a path meets is worked out once and remembered with the measurements' interned names; after that a value
 //! costs one look-up. What is remembered is bounded, and forgotten as a whole when the bound is reached.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt};
 
 use super::doc::{Doc, Kind, Node};
 use crate::profile::{Condition, Convert, FieldRule, Profile, ValueType};

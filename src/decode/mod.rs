@@ -10,9 +10,9 @@ mod extract;
 mod route;
 mod time;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt};
 use jiff::tz::TimeZone;
 
 pub use extract::{FIELDS_MAX, TEXT_BYTES_MAX};
@@ -21,7 +21,7 @@ pub use time::TimeFormat;
 use crate::config::{Mqtt, Serial};
 use crate::counters::{Count, Counter, Counters};
 use crate::profile::{Delimited, Format, PatternError, ProfileSet, TimeRule, Transport, UnknownProfile};
-use crate::reading::{Batch, DeviceState, Frame, Name, Reading, Reason, Record, Stage, Stamp, TimeQuality};
+use crate::reading::{Batch, DeviceState, Frame, Mark, Name, Reading, Reason, Record, Stage, Stamp, TimeQuality};
 use doc::{Doc, Kind};
 use extract::{Extractor, quoted};
 use route::{Route, Routes};
@@ -285,6 +285,7 @@ impl Decoder {
             time_ms,
             time_quality,
             received,
+            mark: Mark::None,
             fields: mark..out.mark(),
         }));
         Ok(Outcome::Readings(1))

@@ -1,7 +1,8 @@
 //! Which profile reads a topic, and which device the topic names: worked out once for each topic and remembered.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::{DEVICE_BYTES_MAX, DecoderError};
 use crate::config::ProfileUse;

@@ -5,14 +5,14 @@
 //! panic. The caller caps the size before decoding. Numbers are kept as decimals (an integer and a power of ten) only
 //! where that gives back the very same double.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::reading::{
-    Batch, DeadLetter, DeviceState, Field, Gap, Measurement, MeasurementKind, Name, Reading, Reason, Record, Stage,
-    Stamp, StreamEnd, TimeQuality, Value,
+    Aggregate, Batch, DeadLetter, DeviceState, Field, Gap, Mark, Measurement, MeasurementKind, Name, Reading, Reason,
+    Record, Stage, Stamp, StreamEnd, TimeQuality, Value,
 };
 
 /// Powers of ten that decimals are tried with.
@@ -71,6 +71,9 @@ struct Body {
     shape: Vec<u32>,
     columns: Vec<(u32, Column)>,
     others: Vec<Other>,
+    /// The readings' marks, as runs; nothing where none has one.
+    #[serde(default)]
+    marks: Vec<(u8, u32)>,
 }
 
 /// When the records were received, each as the difference from the one before.
@@ -99,6 +102,24 @@ enum Other {
     DeadLetter(Letter),
     Gap { stream: u32, from: u64, to: u64, count: u64, cause: u32 },
     StreamEnd { stream: u32, last: u64 },
+    Aggregate(Window),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Window {
+    device: u32,
+    profile: u32,
+    measurement: u32,
+    window: u32,
+    start: i64,
+    length: i64,
+    revision: u32,
+    count: u64,
+    sum: Option<f64>,
+    min: f64,
+    max: f64,
+    first: f64,
+    last: f64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -113,6 +134,8 @@ struct Letter {
     payload: serde_cbor::Value,
 }
 
+/// What a record takes before compression, roughly; only a first reservation.
+const ENCODED_BYTES_GUESS: usize = 24;
 const READING: u8 = 0;
 const OTHER: u8 = 1;
 
@@ -122,16 +145,20 @@ const OTHER: u8 = 1;
 /// Never for records that this crate makes; the encoder's error otherwise.
 pub(crate) fn encode(batch: &Batch, range: std::ops::Range<usize>) -> Result<Vec<u8>, serde_cbor::Error> {
     let records = batch.records.get(range).unwrap_or_default();
-    let mut encoder = Encoder::default();
+    let mut encoder = Encoder::with_capacity(records.len());
     for record in records {
         encoder.push(batch, record);
     }
-    serde_cbor::ser::to_vec_packed(&encoder.finish())
+    let mut bytes = Vec::with_capacity(512 + records.len() * ENCODED_BYTES_GUESS);
+    let mut serializer = serde_cbor::Serializer::new(serde_cbor::ser::IoWrite::new(&mut bytes)).packed_format();
+    encoder.finish().serialize(&mut serializer)?;
+    Ok(bytes)
 }
 
 #[derive(Default)]
 struct Encoder<'a> {
     body: Body,
+    count: usize,
     last_wall: i64,
     names: HashMap<&'a str, u32>,
     origins: HashMap<(*const u8, *const u8), u32>,
@@ -149,6 +176,18 @@ enum Values<'a> {
 }
 
 impl<'a> Encoder<'a> {
+    /// Room for that many records, where there is one number for each: growing by doubling costs more than the pushes.
+    fn with_capacity(count: usize) -> Self {
+        let mut encoder = Self { count, ..Self::default() };
+        let body = &mut encoder.body;
+        body.stamps.wall.reserve_exact(count);
+        for column in [&mut body.origin, &mut body.shape] {
+            column.reserve_exact(count);
+        }
+        body.time.reserve_exact(count);
+        encoder
+    }
+
     fn push(&mut self, batch: &'a Batch, record: &'a Record) {
         self.stamp(record.received());
         match record {
@@ -195,6 +234,7 @@ impl<'a> Encoder<'a> {
         self.body.origin.push(origin);
         self.body.time.push(reading.time_ms.wrapping_sub(reading.received.wall_ms));
         run(&mut self.body.quality, reading.time_quality as u8);
+        run(&mut self.body.marks, reading.mark as u8);
         self.shape.clear();
         for field in fields {
             let column = self.column(field);
@@ -212,23 +252,27 @@ impl<'a> Encoder<'a> {
         self.body.shape.push(shape);
     }
 
-    /// Puts the value into its column and gives the column's index.
-    fn column(&mut self, field: &'a Field) -> u32 {
+    fn measurement(&mut self, measurement: &Arc<Measurement>) -> u32 {
         let measurements = &mut self.body.measurements;
-        let measurement = *self.measurements.entry(Arc::as_ptr(&field.measurement)).or_insert_with(|| {
-            let Measurement { name, unit, kind } = &*field.measurement;
+        *self.measurements.entry(Arc::as_ptr(measurement)).or_insert_with(|| {
+            let Measurement { name, unit, kind } = &**measurement;
             measurements.push((name.to_string(), unit.as_ref().map(ToString::to_string), *kind as u8));
             measurements.len() as u32 - 1
-        });
+        })
+    }
+
+    /// Puts the value into its column and gives the column's index.
+    fn column(&mut self, field: &'a Field) -> u32 {
+        let measurement = self.measurement(&field.measurement);
         let kind = match field.value {
             Value::Number(_) => 0,
             Value::Text(_) => 1,
             Value::Flag(_) => 2,
         };
-        let columns = &mut self.columns;
+        let (columns, count) = (&mut self.columns, self.count);
         let column = *self.column_of.entry((measurement, kind)).or_insert_with(|| {
             let values = match field.value {
-                Value::Number(_) => Values::Numbers(Vec::new()),
+                Value::Number(_) => Values::Numbers(Vec::with_capacity(count)),
                 Value::Text(_) => Values::Texts(Vec::new()),
                 Value::Flag(_) => Values::Flags(Vec::new()),
             };
@@ -271,10 +315,28 @@ impl<'a> Encoder<'a> {
                 cause: self.name(&gap.cause),
             },
             Record::StreamEnd(end) => Other::StreamEnd { stream: self.name(&end.stream), last: end.last },
+            Record::Aggregate(aggregate) => Other::Aggregate(Window {
+                device: self.name(&aggregate.device),
+                profile: self.name(&aggregate.profile),
+                measurement: self.measurement(&aggregate.measurement),
+                window: self.name(&aggregate.window),
+                start: aggregate.start_ms,
+                length: aggregate.end_ms.wrapping_sub(aggregate.start_ms),
+                revision: aggregate.revision,
+                count: aggregate.count,
+                sum: aggregate.sum,
+                min: aggregate.min,
+                max: aggregate.max,
+                first: aggregate.first,
+                last: aggregate.last,
+            }),
         })
     }
 
     fn finish(mut self) -> Body {
+        if let [(0, _)] = self.body.marks[..] {
+            self.body.marks.clear();
+        }
         self.body.columns = self
             .columns
             .into_iter()
@@ -380,6 +442,8 @@ struct Decoder {
     shape: std::vec::IntoIter<u32>,
     columns: Vec<(Arc<Measurement>, std::vec::IntoIter<Value>)>,
     others: std::vec::IntoIter<Other>,
+    measurements: Vec<Arc<Measurement>>,
+    marks: std::vec::IntoIter<u8>,
 }
 
 const SHORT: DecodeError = DecodeError::Columns("a column is too short");
@@ -405,6 +469,8 @@ impl Decoder {
             shape: body.shape.into_iter(),
             columns,
             others: body.others.into_iter(),
+            measurements,
+            marks: unroll(&body.marks)?.into_iter(),
         })
     }
 
@@ -449,6 +515,12 @@ impl Decoder {
             time_ms: received.wall_ms.wrapping_add(self.time.next().ok_or(SHORT)?),
             time_quality,
             received,
+            mark: match self.marks.next().unwrap_or_default() {
+                0 => Mark::None,
+                1 => Mark::Late,
+                2 => Mark::Future,
+                _ => return Err(DecodeError::Columns("an unknown mark")),
+            },
             fields: start..fields.len() as u32,
         })
     }
@@ -473,6 +545,22 @@ impl Decoder {
             Other::StreamEnd { stream, last } => {
                 Record::StreamEnd(Box::new(StreamEnd { stream: self.name(stream)?, last, at: stamp }))
             }
+            Other::Aggregate(window) => Record::Aggregate(Box::new(Aggregate {
+                device: self.name(window.device)?,
+                profile: self.name(window.profile)?,
+                measurement: self.measurements.get(window.measurement as usize).cloned().ok_or(INDEX)?,
+                window: self.name(window.window)?,
+                start_ms: window.start,
+                end_ms: window.start.wrapping_add(window.length),
+                revision: window.revision,
+                count: window.count,
+                sum: window.sum,
+                min: window.min,
+                max: window.max,
+                first: window.first,
+                last: window.last,
+                at: stamp,
+            })),
         })
     }
 

@@ -6,7 +6,8 @@ use super::*;
 use crate::config::WhenFull;
 use crate::counters::Count;
 use crate::reading::{
-    Batch, DeadLetter, Field, Measurement, MeasurementKind, Reading, Reason, Record, Stage, Stamp, TimeQuality, Value,
+    Batch, DeadLetter, Field, Mark, Measurement, MeasurementKind, Reading, Reason, Record, Stage, Stamp, TimeQuality,
+    Value,
 };
 
 mod hostile;
@@ -59,6 +60,7 @@ impl Rig {
                 time_ms: self.next,
                 time_quality: TimeQuality::Device,
                 received: Stamp { wall_ms: self.next, monotonic_ms: 1, trusted: true },
+                mark: Mark::None,
                 fields: mark..batch.mark(),
             }));
         }

@@ -15,7 +15,7 @@ use super::source::Chunk;
 use super::time::rfc3339;
 use crate::config::{self, Format, Layout, Timestamp};
 use crate::outbox::to_cbor;
-use crate::reading::{DeadLetter, DeviceState, Field, Gap, Reading, Record, Stamp, StreamEnd, Value};
+use crate::reading::{Aggregate, DeadLetter, DeviceState, Field, Gap, Reading, Record, Stamp, StreamEnd, Value};
 
 /// The version of the records' shape: fields are only ever added; a change of meaning raises it.
 const SCHEMA: u32 = 1;
@@ -110,6 +110,7 @@ impl Encoder {
         self.key.push_str(&self.gateway);
         if let Some(subject) = match record {
             Record::Reading(reading) => Some(&reading.device),
+            Record::Aggregate(aggregate) => Some(&aggregate.device),
             Record::State(state) => Some(&state.device),
             Record::DeadLetter(letter) => Some(&letter.source),
             Record::Gap(_) | Record::StreamEnd(_) => None,
@@ -149,6 +150,7 @@ impl Encoder {
 fn event_ms(record: &Record) -> i64 {
     match record {
         Record::Reading(reading) => reading.time_ms,
+        Record::Aggregate(aggregate) => aggregate.start_ms,
         _ => record.received().wall_ms,
     }
 }
@@ -157,6 +159,7 @@ fn event_ms(record: &Record) -> i64 {
 pub(crate) fn event_type(record: &Record) -> &'static str {
     match record {
         Record::Reading(_) => "io.tidegate.reading.v1",
+        Record::Aggregate(_) => "io.tidegate.aggregate.v1",
         Record::State(_) => "io.tidegate.state.v1",
         Record::DeadLetter(_) => "io.tidegate.dead-letter.v1",
         Record::Gap(_) => "io.tidegate.gap.v1",
@@ -195,6 +198,7 @@ pub(crate) fn dead_letter(encoder: &Encoder, record: &Record, topic: &str, why: 
         origin: topic.into(),
         profile: match record {
             Record::Reading(reading) => Some(reading.profile.clone()),
+            Record::Aggregate(aggregate) => Some(aggregate.profile.clone()),
             Record::State(state) => Some(state.profile.clone()),
             _ => None,
         },
@@ -237,6 +241,7 @@ impl Serialize for Document<'_> {
         map.serialize_entry(name!(self, "gateway"), self.gateway)?;
         match self.record {
             Record::Reading(reading) => self.reading(&mut map, reading)?,
+            Record::Aggregate(aggregate) => self.aggregate(&mut map, aggregate)?,
             Record::State(state) => self.state(&mut map, state)?,
             Record::DeadLetter(letter) => self.dead_letter(&mut map, letter)?,
             Record::Gap(gap) => self.gap(&mut map, gap)?,
@@ -247,9 +252,9 @@ impl Serialize for Document<'_> {
 }
 
 impl Document<'_> {
-    /// Dead letters have a topic of their own, where one shape is enough.
+    /// Dead letters and aggregates have topics of their own, where one shape is enough.
     fn is_flat(&self) -> bool {
-        self.layout == Layout::Flat && !matches!(self.record, Record::DeadLetter(_))
+        self.layout == Layout::Flat && !matches!(self.record, Record::DeadLetter(_) | Record::Aggregate(_))
     }
 
     fn reading<M: SerializeMap>(&self, map: &mut M, reading: &Reading) -> Result<(), M::Error> {
@@ -260,6 +265,9 @@ impl Document<'_> {
         map.serialize_entry(name!(self, "time_quality"), reading.time_quality.as_str())?;
         if reading.time_quality == crate::reading::TimeQuality::Unsynced {
             map.serialize_entry(name!(self, "monotonic_ms"), &reading.received.monotonic_ms)?;
+        }
+        if let Some(mark) = reading.mark.as_str() {
+            map.serialize_entry(name!(self, "mark"), mark)?;
         }
         self.place(map)?;
         match self.layout {
@@ -325,6 +333,37 @@ impl Document<'_> {
             map.serialize_entry("_units", &Units(self.fields))?;
         }
         Ok(())
+    }
+
+    fn aggregate<M: SerializeMap>(&self, map: &mut M, aggregate: &Aggregate) -> Result<(), M::Error> {
+        let Aggregate { device, profile, measurement, window, start_ms, end_ms, .. } = aggregate;
+        let (start, end) = (rfc3339(*start_ms), rfc3339(*end_ms));
+        let id = format!("{}/{device}/{}/{window}/{}", self.gateway, measurement.name, ascii(&start));
+        map.serialize_entry("id", &id)?;
+        map.serialize_entry("revision", &aggregate.revision)?;
+        map.serialize_entry("device", &**device)?;
+        map.serialize_entry("profile", &**profile)?;
+        map.serialize_entry("window", &**window)?;
+        map.serialize_entry("origin", "window")?;
+        map.serialize_entry("measurement", &*measurement.name)?;
+        if let Some(unit) = &measurement.unit {
+            map.serialize_entry("unit", &**unit)?;
+        }
+        map.serialize_entry("start", ascii(&start))?;
+        map.serialize_entry("end", ascii(&end))?;
+        map.serialize_entry("received", ascii(&rfc3339(aggregate.at.wall_ms)))?;
+        self.place(map)?;
+        map.serialize_entry("count", &aggregate.count)?;
+        if let Some(sum) = aggregate.sum {
+            map.serialize_entry("sum", &sum)?;
+        }
+        map.serialize_entry("min", &aggregate.min)?;
+        map.serialize_entry("max", &aggregate.max)?;
+        if let Some(mean) = aggregate.mean() {
+            map.serialize_entry("mean", &mean)?;
+        }
+        map.serialize_entry("first", &aggregate.first)?;
+        map.serialize_entry("last", &aggregate.last)
     }
 
     fn state<M: SerializeMap>(&self, map: &mut M, state: &DeviceState) -> Result<(), M::Error> {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::outbox::Lane;
-use crate::reading::{Batch, Measurement, MeasurementKind, Reason, Stage, TimeQuality};
+use crate::reading::{Batch, Mark, Measurement, MeasurementKind, Reason, Stage, TimeQuality};
 
 const DOC: &str = include_str!("../../docs/records.md");
 
@@ -29,7 +29,7 @@ fn kafka(layout: Layout, format: Format) -> config::Kafka {
         brokers: Vec::new(),
         tls: None,
         sasl: None,
-        topics: config::Topics { reading: "r".into(), dead_letter: "d".into() },
+        topics: config::Topics { reading: "r".into(), aggregate: "a".into(), dead_letter: "d".into() },
         layout,
         format,
         timestamp: Timestamp::Send,
@@ -65,6 +65,7 @@ fn reading(fields: Vec<Field>) -> Chunk {
         time_ms: 1_777_896_000_123,
         time_quality: TimeQuality::Device,
         received: AT,
+        mark: Mark::None,
         fields: 0..fields.len() as u32,
     };
     chunk(1234, Record::Reading(reading), fields)

@@ -4,9 +4,10 @@
 //! (`org.apache.kafka.common.internals.Topic`). Other characters of a value become `_`; a name that is too long is cut
 //! and gets a hash of the whole, so that two devices do not end up in one topic by their common beginning.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt};
 
 use crate::config;
 use crate::counters::{Count, Counter, Counters};
@@ -177,6 +178,7 @@ impl<'a> Subject<'a> {
         let kind = record.kind();
         let (profile, device): (&str, &str) = match record {
             Record::Reading(reading) => (&reading.profile, &reading.device),
+            Record::Aggregate(aggregate) => (&aggregate.profile, &aggregate.device),
             Record::State(state) => (&state.profile, &state.device),
             Record::DeadLetter(letter) => (letter.profile.as_deref().unwrap_or(NONE), &letter.source),
             Record::Gap(_) | Record::StreamEnd(_) => (NONE, NONE),
@@ -199,6 +201,7 @@ pub struct Topic {
 pub struct Topics {
     gateway: String,
     reading: Route,
+    aggregate: Route,
     dead_letter: Route,
     counters: Counters,
 }
@@ -228,6 +231,7 @@ impl Topics {
         Ok(Self {
             gateway: gateway.to_owned(),
             reading: Route::new(Template::parse(&topics.reading, narrow)?),
+            aggregate: Route::new(Template::parse(&topics.aggregate, true)?),
             dead_letter: Route::new(Template::parse(&topics.dead_letter, narrow)?),
             counters: counters.clone(),
         })
@@ -235,8 +239,13 @@ impl Topics {
 
     /// Where a record goes, or, in the narrow layout, the value of that measurement.
     pub fn resolve(&mut self, record: &Record, measurement: Option<&str>) -> Arc<Topic> {
+        let measurement = match record {
+            Record::Aggregate(aggregate) => Some(&*aggregate.measurement.name),
+            _ => measurement,
+        };
         let route = match record {
             Record::DeadLetter(_) => &mut self.dead_letter,
+            Record::Aggregate(_) => &mut self.aggregate,
             _ => &mut self.reading,
         };
         if let Some(topic) = &route.only {
@@ -244,6 +253,7 @@ impl Topics {
         }
         let (profile, device) = match record {
             Record::Reading(reading) => (Some(&reading.profile), Some(&reading.device)),
+            Record::Aggregate(aggregate) => (Some(&aggregate.profile), Some(&aggregate.device)),
             Record::State(state) => (Some(&state.profile), Some(&state.device)),
             Record::DeadLetter(letter) => (letter.profile.as_ref(), Some(&letter.source)),
             Record::Gap(_) | Record::StreamEnd(_) => (None, None),

@@ -169,6 +169,7 @@ pub(crate) fn reading(device: &str, time_ms: i64, fields: u32) -> Record {
         time_ms,
         time_quality: TimeQuality::Device,
         received: Stamp { wall_ms: 1_777_896_000_410, monotonic_ms: 1, trusted: true },
+        mark: tidegate::reading::Mark::None,
         fields: 0..fields,
     })
 }
@@ -192,7 +193,11 @@ pub(crate) fn settings(brokers: &str) -> Kafka {
         brokers: brokers.split(',').map(str::to_owned).collect(),
         tls: None,
         sasl: None,
-        topics: Topics { reading: "iot.{profile}".into(), dead_letter: "iot.dead".into() },
+        topics: Topics {
+            reading: "iot.{profile}".into(),
+            aggregate: "iot.aggregates".into(),
+            dead_letter: "iot.dead".into(),
+        },
         layout: Layout::Wide,
         format: Format::Json,
         timestamp: Timestamp::Send,

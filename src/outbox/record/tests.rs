@@ -45,6 +45,7 @@ fn batch() -> impl Strategy<Value = Batch> {
                         time_ms,
                         time_quality: TimeQuality::Device,
                         received,
+                        mark: Mark::None,
                         fields: mark..batch.mark(),
                     })
                 }

@@ -5,7 +5,9 @@
 //! messages with the same packet identifier only the later counts; only a publish with DUP in a resumed session, and
 //! only its first appearance in that connection, can be a known one.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+
+use foldhash::{HashMap, HashMapExt};
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
