@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -16,9 +17,12 @@ use crate::config::{self, Config};
 use crate::counters::Counters;
 use crate::decode::{Decoder, DecoderError};
 use crate::intake::{Intake, Sink};
-use crate::outbox::{CloseError, OpenError, Options, Outbox};
+use crate::log::Throttle;
+use crate::outbox::{CloseError, Closer, Left, OpenError, Options, Outbox};
+use crate::pipeline::Pipeline;
 use crate::profile::ProfileSet;
 use crate::reading::Receipt;
+use crate::rules::Rules;
 use crate::source::{mqtt, serial};
 use crate::status::report::Reporter;
 use crate::status::socket::Socket;
@@ -32,6 +36,10 @@ const COMMIT_AGE_MAX: Duration = Duration::from_secs(120);
 const WATCH_INTERVAL: Duration = Duration::from_secs(20);
 /// At most this part of the outbox is in flight.
 const IN_FLIGHT_SHARE: u64 = 16;
+/// Devices that fell silent are looked for this often.
+const TICK: Duration = Duration::from_secs(1);
+/// A disk that refuses the rules' first checkpoint is asked again after this.
+const JOURNAL_RETRY: Duration = Duration::from_secs(2);
 /// For processes that a hanging disk had to end (EX_IOERR).
 const EXIT_DISK_HANGS: i32 = 74;
 
@@ -59,7 +67,7 @@ pub enum RunError {
 pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     let counters = Counters::default();
     let links = Links::default();
-    let (outbox, closer) = open_outbox(&config, &counters).await?;
+    let (outbox, closer, left) = open_outbox(&config, &counters).await?;
     let backlog = outbox.backlog();
     info!(
         gateway = config.gateway.id,
@@ -70,9 +78,8 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
         env!("CARGO_PKG_VERSION"),
     );
 
-    let (stop_sources, sources_stop) = watch::channel(false);
-    let mut sources =
-        start_sources(&config, profiles, &Sink::Outbox(outbox.clone()), &links, &counters, &sources_stop)?;
+    let has_left = left.checkpoint.is_some() || !left.journal.is_empty();
+    let mut rules = Rules::restore(&config.rules, left.into(), clock::stamp(), &counters);
     let (stop_uplink, uplink_stop) = watch::channel(None);
     let mut uplink = tokio::spawn(uplink::run(
         kafka_within(&config),
@@ -82,14 +89,27 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
         counters.clone(),
         uplink_stop,
     ));
-    let reporter = Reporter::new(&config.gateway.id, outbox.clone(), links, counters);
+    let reporter = Reporter::new(&config.gateway.id, outbox.clone(), links.clone(), counters.clone());
     let status = serve_status(&config.gateway.data_dir, reporter);
     let watchdog = tokio::spawn(watch_disk(outbox.clone()));
 
     tokio::pin!(shutdown);
+    let begun = tokio::select! {
+        () = &mut shutdown => false,
+        () = begin_journal(&outbox, &mut rules, has_left) => true,
+    };
+    let (stop_sources, sources_stop) = watch::channel(!begun);
+    let pipeline = Pipeline::new(outbox.clone(), rules);
+    let sink = Sink::Pipeline(pipeline.clone());
+    let mut sources = start_sources(&config, profiles, &sink, &links, &counters, &sources_stop)?;
+    drop(sink);
+    let ticks = tokio::spawn(pass_time(pipeline.clone()));
     let ended = loop {
         tokio::select! {
-            () = &mut shutdown => break None,
+            biased;
+            // A second poll of one that is ready already would panic.
+            () = &mut shutdown, if begun => break None,
+            () = std::future::ready(()), if !begun => break None,
             ended = &mut uplink => break Some(format!("the uplink: {ended:?}")),
             // The others go on: one that ends at every start must not keep them from it.
             Some(ended) = sources.join_next() => {
@@ -102,6 +122,10 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
     info!("stopping: sources first, then at most {:?} to deliver what waits", config.gateway.stop_timeout);
     stop_sources.send_replace(true);
     finish(sources).await;
+    ticks.abort();
+    let _ = ticks.await;
+    pipeline.finish();
+    drop(pipeline);
     stop_uplink.send_replace(Some(deadline.max(clock::instant() + DRAIN_MIN)));
     if ended.is_none()
         && let Err(error) = uplink.await
@@ -134,7 +158,41 @@ fn kafka_within(config: &Config) -> config::Kafka {
     config::Kafka { in_flight_bytes_max, ..config.kafka.clone() }
 }
 
-async fn open_outbox(config: &Config, counters: &Counters) -> Result<(Outbox, crate::outbox::Closer), RunError> {
+/// Makes the state that the rules begin with durable: the journal of this run goes on from there, so no source may start
+/// before. A disk that refuses is asked again while the uplink drains it.
+async fn begin_journal(outbox: &Outbox, rules: &mut Rules, has_left: bool) {
+    if rules.is_empty() && !has_left {
+        return;
+    }
+    let checkpoint = Arc::new(rules.checkpoint());
+    let mut trouble = Throttle::new(Duration::from_secs(60));
+    loop {
+        let (outbox, checkpoint) = (outbox.clone(), Arc::clone(&checkpoint));
+        let begun = tokio::task::spawn_blocking(move || outbox.begin_journal(&checkpoint)).await;
+        match begun {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => {
+                if let Some(suppressed) = trouble.pass(clock::instant()) {
+                    error!(suppressed, "nothing is collected until the windows' state can be written: {error}");
+                }
+            }
+            Err(error) => error!("the windows' state could not be written, which is a defect: {error}"),
+        }
+        tokio::time::sleep(JOURNAL_RETRY).await;
+    }
+}
+
+/// Tells the rules once a second how late it is.
+async fn pass_time(pipeline: Pipeline) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        pipeline.tick(clock::stamp());
+    }
+}
+
+async fn open_outbox(config: &Config, counters: &Counters) -> Result<(Outbox, Closer, Left), RunError> {
     let options = Options {
         data_dir: config.gateway.data_dir.clone(),
         receipts_max: config.mqtt.iter().map(|mqtt| mqtt.in_flight_max).fold(Receipt::KEPT_MIN, u16::max).into(),
@@ -186,9 +244,9 @@ fn client_id(config: &Config, settings: &config::Mqtt, sink: &Sink) -> String {
     match (&settings.client_id, sink) {
         (_, Sink::Print(_)) => format!("tidegate-print-{:08x}", fastrand::u32(..)),
         (Some(id), _) => id.clone(),
-        (None, Sink::Outbox(outbox)) => {
+        (None, Sink::Pipeline(pipeline)) => {
             let name = settings.name.rsplit('.').next().unwrap_or_default();
-            format!("tidegate-{}-{name}-{}", config.gateway.id, outbox.installation())
+            format!("tidegate-{}-{name}-{}", config.gateway.id, pipeline.outbox().installation())
         }
     }
 }

@@ -1,11 +1,11 @@
-//! From frames to the outbox in one pass: decode, later filter and window, then append. Pure but for the append; each
-//! source owns one and calls it with all the frames of a read.
+//! From frames to the pipeline in one pass. Pure but for the append; each source owns one and calls it with all the frames
+//! of a read.
 
 use std::sync::Arc;
 
 use crate::counters::{Count, Counter, Counters};
 use crate::decode::{Decoder, Outcome, Rejection};
-use crate::outbox::{Lane, Outbox};
+use crate::pipeline::Pipeline;
 use crate::print::Printer;
 use crate::reading::{Batch, DeadLetter, Frame, Frames, Name, Receipt, Record, Stamp};
 
@@ -17,8 +17,8 @@ const DEAD_LETTER_REFILL_MS: u64 = 1_000;
 /// Where records go.
 #[derive(Clone, Debug)]
 pub enum Sink {
-    /// To the outbox, and on to Kafka.
-    Outbox(Outbox),
+    /// Through the rules to the outbox, and on to Kafka.
+    Pipeline(Pipeline),
     /// To the person at the terminal, who wants to see what would be stored.
     Print(Printer),
 }
@@ -92,7 +92,7 @@ impl Intake {
         self.counts.ignored.add(ignored);
         self.counts.retained_without_time.add(without_time);
         match &self.sink {
-            Sink::Outbox(outbox) => outbox.append(Lane::Raw, &mut self.batch, self.session.as_ref(), receipts),
+            Sink::Pipeline(pipeline) => pipeline.append(&mut self.batch, self.session.as_ref(), receipts),
             Sink::Print(printer) => printer.print(frames, &mut self.batch),
         }
     }
@@ -132,15 +132,15 @@ impl Intake {
     #[must_use]
     pub fn durable(&self) -> tokio::sync::watch::Receiver<u64> {
         match &self.sink {
-            Sink::Outbox(outbox) => outbox.durable(),
+            Sink::Pipeline(pipeline) => pipeline.outbox().durable(),
             Sink::Print(printer) => printer.printed(),
         }
     }
 
     /// Asks for a commit now.
     pub fn hurry(&self) {
-        if let Sink::Outbox(outbox) = &self.sink {
-            outbox.hurry();
+        if let Sink::Pipeline(pipeline) = &self.sink {
+            pipeline.outbox().hurry();
         }
     }
 
@@ -148,7 +148,7 @@ impl Intake {
     #[must_use]
     pub fn known_receipts(&self) -> Vec<Receipt> {
         match (&self.sink, &self.session) {
-            (Sink::Outbox(outbox), Some(session)) => outbox.known_receipts(session),
+            (Sink::Pipeline(pipeline), Some(session)) => pipeline.outbox().known_receipts(session),
             _ => Vec::new(),
         }
     }

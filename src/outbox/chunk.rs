@@ -24,6 +24,10 @@ const RECORD_BYTES_MAX: usize = 40 * (VALUE_BYTES_MAX - HEADER_BYTES);
 /// The longest inside of a chunk before compression.
 const LENGTH_MAX: usize = 4 * 1024 * 1024;
 const HEADER_BYTES: usize = 20;
+/// What of a journal goes into one value; the rest of the room is for the names of its fields.
+const JOURNAL_PART_BYTES: usize = 5 * 1024;
+/// The longest journal of one commit before compression: a block's appends, and the one that came last.
+const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const VERSION: u8 = 1;
 const CODEC_RAW: u8 = 0;
 const CODEC_ZSTD: u8 = 1;
@@ -74,6 +78,22 @@ pub(crate) struct Extras {
     pub(crate) receipts: Vec<(String, Vec<u16>, Vec<u64>)>,
     /// How far segments are delivered, if that has changed: segment, lane, next number, and the delivered ones above.
     pub(crate) cursor: Option<Vec<CursorEntry>>,
+    /// What the rules' state took in, in parts that each fit into a value.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) journal: Vec<JournalPart>,
+}
+
+/// A part of a commit's journal: the pieces `first..=last`, each behind its length, compressed as one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct JournalPart {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) part: u32,
+    pub(crate) parts: u32,
+    /// Bytes of the whole before compression.
+    pub(crate) length: u64,
+    #[serde(with = "bytes_field")]
+    pub(crate) data: Vec<u8>,
 }
 
 /// How far one lane of one segment is delivered.
@@ -225,6 +245,30 @@ pub(crate) fn decode(parts: &[Opened<'_>], names: &mut Names) -> Result<Batch, C
     Ok(batch)
 }
 
+/// Puts the journals of a segment's commits together from their parts, which may come in any order: the pieces with their
+/// numbers. A journal of which a part is missing or damaged is left out; the gap in the numbers shows it.
+pub(crate) fn journal(mut parts: Vec<JournalPart>) -> Vec<(u64, Vec<u8>)> {
+    parts.sort_by_key(|part| (part.first, part.last, part.part));
+    parts.dedup_by_key(|part| (part.first, part.last, part.part));
+    let mut pieces = Vec::new();
+    for whole in parts.chunk_by(|a, b| (a.first, a.last) == (b.first, b.last)) {
+        let head = &whole[0];
+        if whole.len() != head.parts as usize || head.length > JOURNAL_BYTES_MAX {
+            continue;
+        }
+        let packed: Vec<u8> = whole.iter().flat_map(|part| &part.data).copied().collect();
+        let Ok(bytes) = zstd::bulk::decompress(&packed, head.length as usize) else { continue };
+        let mut rest = bytes.as_slice();
+        for number in head.first..=head.last {
+            let Some((length, after)) = rest.split_first_chunk::<4>() else { break };
+            let Some((piece, after)) = after.split_at_checked(u32::from_le_bytes(*length) as usize) else { break };
+            pieces.push((number, piece.to_vec()));
+            rest = after;
+        }
+    }
+    pieces
+}
+
 /// Cuts batches into chunks. It remembers what a record took lately, so that a chunk fits at the first try.
 pub(crate) struct Cutter {
     compressor: zstd::bulk::Compressor<'static>,
@@ -251,6 +295,15 @@ impl Cutter {
     /// When zstd cannot allocate its context.
     pub(crate) fn new() -> std::io::Result<Self> {
         Ok(Self { compressor: zstd::bulk::Compressor::new(ZSTD_LEVEL)?, record_bytes: RECORD_BYTES_GUESS })
+    }
+
+    /// A commit's journal as parts: pieces from number `first` to `last`, each behind its length.
+    pub(crate) fn journal(&mut self, first: u64, last: u64, pieces: &[u8]) -> std::io::Result<Vec<JournalPart>> {
+        let packed = self.compressor.compress(pieces)?;
+        let parts = packed.len().div_ceil(JOURNAL_PART_BYTES) as u32;
+        let length = pieces.len() as u64;
+        let part = |(data, part): (&[u8], u32)| JournalPart { first, last, part, parts, length, data: data.to_vec() };
+        Ok(packed.chunks(JOURNAL_PART_BYTES).zip(0..).map(part).collect())
     }
 
     /// Cuts all of `batch` into chunks.

@@ -57,6 +57,9 @@ pub(crate) struct Entry {
     pub(crate) bytes: u64,
     /// Whether it is closed: what is above is final.
     pub(crate) sealed: bool,
+    /// How many commits were announced. A further one failed: what it left does not count, its records are elsewhere.
+    #[serde(default)]
+    pub(crate) commits: Option<u64>,
     /// The declarations among its raw records, by number: if the segment is given up they are made again.
     #[serde(default)]
     pub(crate) declares: Vec<(u64, Declared)>,

@@ -8,6 +8,7 @@
 //!
 //! - [`record`]: records by column, as CBOR. [`chunk`]: compressed, with a CRC, at most 6 KiB.
 //! - [`segment`]: one small sled database. [`manifest`]: which segments exist.
+//! - [`checkpoint`]: the rules' state, which the commits' journal carries on.
 //! - [`recovery`]: what was left by the run before. [`writer`]: the thread that commits, rolls, releases and evicts.
 //! - [`reader`]: what waits, in order, for the uplink. [`progress`]: what of it is delivered.
 //!
@@ -18,6 +19,7 @@
 //! - A record leaves the disk only after its delivery, or when it is given up, counted and declared by a gap record.
 //! - Memory is bounded by the pending appends (which the sources bound), the memory tail, and one loaded segment.
 
+mod checkpoint;
 mod chunk;
 mod manifest;
 mod progress;
@@ -43,6 +45,7 @@ pub use self::reader::{ReadError, Reader};
 pub(crate) use self::record::from_cbor;
 pub use self::record::to_cbor;
 pub use self::recovery::OpenError;
+pub use self::state::Append;
 use self::state::Shared;
 use crate::config;
 use crate::counters::Counters;
@@ -145,6 +148,15 @@ pub struct Options {
     pub machine: String,
 }
 
+/// What an earlier run left of the rules' state.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// The newest checkpoint, if there is one that can be read.
+    pub checkpoint: Option<Vec<u8>>,
+    /// The journal's pieces with their numbers, in order; some of them may be older than the checkpoint.
+    pub journal: Vec<(u64, Vec<u8>)>,
+}
+
 /// The outbox of a running gateway. Cloning gives another handle.
 #[derive(Clone, Debug)]
 pub struct Outbox {
@@ -169,17 +181,47 @@ impl Outbox {
         settings: &config::Outbox,
         options: &Options,
         counters: &Counters,
-    ) -> Result<(Self, Closer), OpenError> {
-        let (shared, writer) = recovery::open(settings, options, counters)?;
+    ) -> Result<(Self, Closer, Left), OpenError> {
+        let (shared, writer, left) = recovery::open(settings, options, counters)?;
         let shared = Arc::new(shared);
         let thread = writer.start(Arc::clone(&shared)).map_err(OpenError::Thread)?;
-        Ok((Self { shared: Arc::clone(&shared) }, Closer { shared, thread }))
+        Ok((Self { shared: Arc::clone(&shared) }, Closer { shared, thread }, left))
     }
 
     /// Takes all records out of `batch` and gives the number that [`Outbox::durable`] must reach until everything
     /// appended so far is safe. Never blocks on the disk. An empty batch is allowed (its receipts are kept all the same).
     pub fn append(&self, lane: Lane, batch: &mut Batch, session: Option<&Name>, receipts: &[Receipt]) -> u64 {
-        self.shared.append(lane, batch, session, receipts)
+        let (raw, aggregates) = match lane {
+            Lane::Aggregate => (None, Some(batch)),
+            _ => (Some(batch), None),
+        };
+        self.append_all(Append { raw, aggregates, session, receipts, journal: None })
+    }
+
+    /// The same for records of several lanes, and for what the rules' state took in: all of it in one commit.
+    pub fn append_all(&self, append: Append<'_>) -> u64 {
+        self.shared.append(append)
+    }
+
+    /// Keeps the rules' state as it is after all that was appended so far, once that is durable. A newer one replaces one
+    /// that still waits.
+    pub fn checkpoint(&self, bytes: Vec<u8>) {
+        self.shared.checkpoint(bytes);
+    }
+
+    /// Writes the rules' state as this run begins with it, and returns when it is durable. To be called before the first
+    /// [`Append::journal`] of a run, which goes on from there. Blocks on the disk.
+    ///
+    /// # Errors
+    /// When the disk refuses: then nothing with a journal must be appended.
+    pub fn begin_journal(&self, bytes: &[u8]) -> std::io::Result<()> {
+        self.shared.begin_journal(bytes)
+    }
+
+    /// Whether the rules' state should be kept soon: what it took in since the last time holds segments back.
+    #[must_use]
+    pub fn wants_checkpoint(&self) -> bool {
+        self.shared.lock().checkpoint_wanted
     }
 
     /// The highest append number that is safe.

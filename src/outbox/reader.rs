@@ -17,7 +17,7 @@ use super::manifest::Range;
 use super::record::Names;
 use super::segment::{self, Contents, Key, SegmentError, SharedSegment};
 use super::state::{ChunkAt, Shared, State, missing_in};
-use super::{Lane, Stored, recovery};
+use super::{Append, Lane, Stored, recovery};
 use crate::clock;
 use crate::reading::{Batch, Gap, Record};
 
@@ -326,5 +326,5 @@ pub(crate) fn lose(shared: &Shared, number: u64, lost: &[(Lane, Range)]) {
         state.cursor_changed = true;
         state.release = true;
     }
-    shared.append(Lane::Raw, &mut batch, None, &[]);
+    shared.append(Append { raw: Some(&mut batch), ..Append::default() });
 }

@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use tracing::{error, info, warn};
 
-use super::chunk::{self, CursorEntry, Cutter, Extras};
+use super::checkpoint::{self, Checkpoint, CheckpointError};
+use super::chunk::{self, CursorEntry, Cutter, Extras, JournalPart};
 use super::manifest::{Declared, Entry, Manifest, ManifestError, Range, Witness};
 use super::progress::Progress;
 use super::reader::whole;
@@ -21,7 +22,7 @@ use super::record::{self, Names};
 use super::segment::{self, Contents, SegmentError};
 use super::state::{SegmentState, Shared, State, missing_in, stream_name};
 use super::writer::Writer;
-use super::{Lane, Options};
+use super::{Lane, Left, Options};
 use crate::config;
 use crate::counters::{Count, Counters};
 use crate::reading::{Name, Receipt};
@@ -99,14 +100,15 @@ pub(crate) fn open(
     settings: &config::Outbox,
     options: &Options,
     counters: &Counters,
-) -> Result<(Shared, Writer), OpenError> {
+) -> Result<(Shared, Writer, Left), OpenError> {
     let directory = options.data_dir.join("outbox");
     make_directory(&directory).map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
     let lock = lock(&options.data_dir)?;
     let mut manifest = read_manifest(&directory, &options.machine)?;
     remove_unnamed(&directory, &manifest);
+    let checkpoint = read_checkpoint(&directory)?;
     let mut found = Found::default();
-    found.read(&directory, &mut manifest)?;
+    found.read(&directory, &mut manifest, checkpoint.as_ref().map(|checkpoint| checkpoint.segment))?;
     if manifest.machine != options.machine && !manifest.machine.is_empty() && !options.machine.is_empty() {
         warn!("the data directory comes from another machine: MQTT sessions begin anew under a new client id");
         manifest.machine.clone_from(&options.machine);
@@ -129,7 +131,11 @@ pub(crate) fn open(
             info!("the gateway was not stopped in good order: what was stored is there, a new run begins");
         }
     }
-    let names = (run.clone(), manifest.installation.clone());
+    let left = Left {
+        checkpoint: checkpoint.map(|checkpoint| checkpoint.bytes),
+        journal: chunk::journal(std::mem::take(&mut found.journal)),
+    };
+    let names = (run.clone(), manifest.installation.clone(), manifest.next);
     let receipts = found.receipts.into_iter().map(|(name, mut receipts)| {
         while receipts.len() > options.receipts_max {
             receipts.pop_front();
@@ -141,7 +147,7 @@ pub(crate) fn open(
     let keep_from = found.newest.unwrap_or(0);
     let cutter = Cutter::new().map_err(OpenError::Thread)?;
     let writer = Writer::new(manifest, &run, cutter, (options.receipts_max, keep_from), counters);
-    Ok((Shared::new(state, directory, settings.clone(), names, lock, counters), writer))
+    Ok((Shared::new(state, directory, settings.clone(), names, lock, counters), writer, left))
 }
 
 /// One gateway for each data directory. The lock goes with the process, however it ends.
@@ -189,6 +195,24 @@ fn read_manifest(directory: &Path, machine: &str) -> Result<Manifest, OpenError>
     Ok(manifest)
 }
 
+/// The rules' state. A damaged one is set aside; what it held is lost, and whoever reads the journal says so.
+fn read_checkpoint(directory: &Path) -> Result<Option<Checkpoint>, OpenError> {
+    let error = |source| OpenError::Directory { path: directory.join("CHECKPOINT"), source };
+    match checkpoint::read(directory) {
+        Ok(found) => Ok(found),
+        Err(CheckpointError::Damaged(reason)) => {
+            error!("the checkpoint of the windows' state is damaged ({reason}) and is set aside: the state is lost");
+            checkpoint::set_aside(directory).map_err(error)?;
+            Ok(None)
+        }
+        Err(CheckpointError::Io(source)) => Err(error(source)),
+        Err(later @ CheckpointError::Version(_)) => {
+            let path = directory.join("CHECKPOINT");
+            Err(OpenError::Manifest(format!("{}: {later}", path.display())))
+        }
+    }
+}
+
 fn write_manifest(manifest: &Manifest, directory: &Path) -> Result<(), OpenError> {
     manifest.write(directory).map_err(|source| OpenError::Directory { path: directory.join("MANIFEST"), source })
 }
@@ -222,7 +246,7 @@ fn rebuild(directory: &Path, numbers: &[u64], manifest: &mut Manifest) -> Result
         manifest.run.clone_from(&run);
         let bytes = segment::disk_bytes(&path);
         let (lanes, starts, declares) = (ranges(&whole(&contents)), [0; 3], declares(&contents));
-        let entry = Entry { number, run, lanes, starts, oldest_ms: None, bytes, sealed: true, declares };
+        let entry = Entry { number, run, lanes, starts, oldest_ms: None, bytes, sealed: true, commits: None, declares };
         manifest.segments.push(entry);
     }
     Ok(())
@@ -271,11 +295,13 @@ struct Found {
     receipts: HashMap<Name, VecDeque<Receipt>>,
     lost: Vec<(u64, Lane, Range)>,
     damaged: Vec<u64>,
+    journal: Vec<JournalPart>,
 }
 
 impl Found {
-    /// Reads segments from the newest on until one has a commit, and puts right what the manifest could not know.
-    fn read(&mut self, directory: &Path, manifest: &mut Manifest) -> Result<(), OpenError> {
+    /// Reads segments from the newest on until one has a commit, and puts right what the manifest could not know. With a
+    /// checkpoint it goes on to the segment whose number that is, for the journal.
+    fn read(&mut self, directory: &Path, manifest: &mut Manifest, journal_from: Option<u64>) -> Result<(), OpenError> {
         for at in (0..manifest.segments.len()).rev() {
             let number = manifest.segments[at].number;
             let contents = match segment::load(&segment_path(directory, number)) {
@@ -290,8 +316,13 @@ impl Found {
             if !manifest.segments[at].sealed {
                 self.seal(directory, manifest, at, &contents);
             }
-            if self.extras(&contents) > 0 {
+            let extras = extras(&contents, manifest.segments[at].commits);
+            if self.newest.is_none() && !contents.values.is_empty() && manifest.segments[at].commits != Some(0) {
                 self.newest = Some(number);
+                self.take_newest(&extras);
+            }
+            self.journal.extend(extras.into_iter().flat_map(|extras| extras.journal));
+            if self.newest.is_some() && journal_from.is_none_or(|from| from >= number) {
                 break;
             }
         }
@@ -328,35 +359,41 @@ impl Found {
         entry.bytes = segment::disk_bytes(&segment_path(directory, entry.number));
     }
 
-    /// Takes over the extras of all commits, in their order; how many there were.
-    fn extras(&mut self, contents: &Contents) -> usize {
-        let extras = contents.values.iter().filter_map(|(_, value)| chunk::open(value).ok());
-        let mut all: Vec<Extras> = extras
-            .filter(|opened| !opened.extras.is_empty())
-            .filter_map(|opened| record::from_cbor(opened.extras).ok())
-            .collect();
-        all.sort_by_key(|extras| extras.commit);
+    /// Takes over receipts and cursor of all commits, in their order.
+    fn take_newest(&mut self, all: &[Extras]) {
         let mut cursor_of = None;
-        for extras in &mut all {
-            for (session, ids, hashes) in extras.receipts.drain(..) {
-                let known = self.receipts.entry(session.into()).or_default();
-                for receipt in ids.into_iter().zip(hashes).map(|(packet_id, hash)| Receipt { packet_id, hash }) {
+        for extras in all {
+            for (session, ids, hashes) in &extras.receipts {
+                let known = self.receipts.entry(session.as_str().into()).or_default();
+                for receipt in ids.iter().zip(hashes).map(|(&packet_id, &hash)| Receipt { packet_id, hash }) {
                     match receipt {
                         Receipt::SESSION_LOST => known.clear(),
                         _ => known.push_back(receipt),
                     }
                 }
             }
-            if let Some(cursor) = extras.cursor.take() {
+            if let Some(cursor) = &extras.cursor {
                 if cursor_of != Some(extras.commit) {
                     self.cursor.clear();
                 }
                 cursor_of = Some(extras.commit);
-                self.cursor.extend(cursor);
+                self.cursor.extend_from_slice(cursor);
             }
         }
-        contents.values.len()
     }
+}
+
+/// What the announced commits of a segment carried along, in their order. A commit that failed may have left something
+/// too: its records are elsewhere, and its receipts must not make anybody believe that they are here.
+fn extras(contents: &Contents, commits: Option<u64>) -> Vec<Extras> {
+    let opened = contents.values.iter().filter_map(|(_, value)| chunk::open(value).ok());
+    let mut all: Vec<Extras> = opened
+        .filter(|opened| !opened.extras.is_empty())
+        .filter_map(|opened| record::from_cbor(opened.extras).ok())
+        .filter(|extras: &Extras| commits.is_none_or(|commits| extras.commit < commits))
+        .collect();
+    all.sort_by_key(|extras| extras.commit);
+    all
 }
 
 fn apply_cursor(segments: &mut BTreeMap<u64, SegmentState>, cursor: &[CursorEntry]) {

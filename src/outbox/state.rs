@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use super::manifest::{Entry, Range};
 use super::progress::Progress;
 use super::segment::{Key, SharedSegment};
-use super::{Backlog, Lane, Stored};
+use super::{Backlog, Lane, Stored, checkpoint};
 use crate::clock;
 use crate::config;
 use crate::counters::{Count, Counter, Counters};
@@ -27,10 +27,46 @@ const BLOCK_BYTES: usize = 192 * 1024;
 pub(crate) struct Block {
     pub(crate) batches: [Batch; 3],
     pub(crate) receipts: Vec<(Name, Receipt)>,
+    pub(crate) journal: Journal,
     /// The append number that is durable with it.
     pub(crate) number: u64,
     pub(crate) since: Option<Instant>,
     pub(crate) bytes: usize,
+}
+
+/// What the rules' state took in with a block: pieces in the order of their numbers, each behind its length.
+#[derive(Debug, Default)]
+pub(crate) struct Journal {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) pieces: Vec<u8>,
+}
+
+impl Journal {
+    fn push(&mut self, number: u64, piece: &[u8]) {
+        if self.pieces.is_empty() {
+            self.first = number;
+        }
+        self.last = number;
+        // A piece is made of one read of a source: far below 4 GiB.
+        self.pieces.extend((piece.len() as u32).to_le_bytes());
+        self.pieces.extend(piece);
+    }
+}
+
+/// What one append brings: all of it becomes durable in one commit, or none of it.
+#[derive(Debug, Default)]
+pub struct Append<'a> {
+    /// Records of the raw lane; they are taken out.
+    pub raw: Option<&'a mut Batch>,
+    /// Records of the aggregate lane; they are taken out.
+    pub aggregates: Option<&'a mut Batch>,
+    /// Whose receipts.
+    pub session: Option<&'a Name>,
+    /// Receipts of the QoS 1 messages that led to it.
+    pub receipts: &'a [Receipt],
+    /// What the rules' state took in: a piece and its number; numbers follow each other without a gap.
+    pub journal: Option<(u64, &'a [u8])>,
 }
 
 /// Where a chunk of the segment that is written lies.
@@ -231,6 +267,10 @@ pub(crate) struct State {
     /// Something was delivered since the cursor was last stored.
     pub(crate) cursor_changed: bool,
     pub(crate) receipts: HashMap<Name, VecDeque<Receipt>>,
+    /// The rules' state as it was after that append, to be kept once the append is durable.
+    pub(crate) checkpoint: Option<(u64, Vec<u8>)>,
+    /// A segment has begun since the last checkpoint.
+    pub(crate) checkpoint_wanted: bool,
 }
 
 impl State {
@@ -250,6 +290,8 @@ impl State {
             release,
             cursor_changed: false,
             receipts,
+            checkpoint: None,
+            checkpoint_wanted: false,
         }
     }
 
@@ -279,19 +321,30 @@ impl State {
         self.blocks.push_front(block);
     }
 
-    fn append(&mut self, lane: Lane, batch: &mut Batch, session: Option<&Name>, receipts: &[Receipt]) -> u64 {
-        if batch.is_empty() && receipts.is_empty() {
+    fn append(&mut self, append: Append<'_>) -> u64 {
+        let Append { raw, aggregates, session, receipts, journal } = append;
+        let batches = [(Lane::Raw, raw), (Lane::Aggregate, aggregates)];
+        let mut bytes = 10 * receipts.len() + journal.map_or(0, |(_, piece)| 4 + piece.len());
+        for (_, batch) in &batches {
+            bytes += batch.as_ref().map_or(0, |batch| encoded_bytes(batch));
+        }
+        if bytes == 0 {
             return self.appended;
         }
-        let bytes = encoded_bytes(batch) + 10 * receipts.len();
         self.appended += 1;
         self.pending_bytes += bytes;
-        self.pending_records += batch.len() as u64;
         if self.blocks.back().is_none_or(|block| block.bytes + bytes > BLOCK_BYTES) {
             self.blocks.push_back(Block { since: Some(clock::instant()), ..Block::default() });
         }
         if let Some(block) = self.blocks.back_mut() {
-            block.batches[lane.index()].append(batch);
+            for (lane, batch) in batches {
+                let Some(batch) = batch else { continue };
+                self.pending_records += batch.len() as u64;
+                block.batches[lane.index()].append(batch);
+            }
+            if let Some((number, piece)) = journal {
+                block.journal.push(number, piece);
+            }
             if let Some(session) = session {
                 block.receipts.extend(receipts.iter().map(|receipt| (Arc::clone(session), *receipt)));
             }
@@ -317,6 +370,8 @@ pub(crate) struct Shared {
     pub(crate) settings: config::Outbox,
     pub(crate) run: String,
     pub(crate) installation: String,
+    /// The number of the first segment that this run can begin.
+    first_segment: u64,
     /// Held for as long as the outbox is: one gateway for each data directory.
     data_dir_lock: Mutex<Option<std::fs::File>>,
     appended: [Counter; 3],
@@ -328,7 +383,7 @@ impl Shared {
         state: State,
         directory: PathBuf,
         settings: config::Outbox,
-        (run, installation): (String, String),
+        (run, installation, first_segment): (String, String, u64),
         lock: std::fs::File,
         counters: &Counters,
     ) -> Self {
@@ -342,6 +397,7 @@ impl Shared {
             settings,
             run,
             installation,
+            first_segment,
             data_dir_lock: Mutex::new(Some(lock)),
             appended: by_lane(Count::Appended),
             damaged: by_lane(Count::Damaged),
@@ -365,17 +421,32 @@ impl Shared {
         }
     }
 
-    pub(crate) fn append(&self, lane: Lane, batch: &mut Batch, session: Option<&Name>, receipts: &[Receipt]) -> u64 {
-        self.appended[lane.index()].add(batch.len() as u64);
+    pub(crate) fn append(&self, append: Append<'_>) -> u64 {
+        for (lane, batch) in [(Lane::Raw, &append.raw), (Lane::Aggregate, &append.aggregates)] {
+            self.appended[lane.index()].add(batch.as_ref().map_or(0, |batch| batch.len() as u64));
+        }
         let mut state = self.lock();
         let was_empty = state.blocks.is_empty();
-        let number = state.append(lane, batch, session, receipts);
+        let number = state.append(append);
         // The writer needs to know when its interval begins and when it is to start early, nothing in between.
         let due = state.commit_is_due(self.settings.commit_bytes);
         if (was_empty && !state.blocks.is_empty()) || (due && state.commit_started.is_none()) {
             self.wake.notify_one();
         }
         number
+    }
+
+    /// Takes the rules' state as it is after all that was appended so far.
+    pub(crate) fn checkpoint(&self, bytes: Vec<u8>) {
+        let mut state = self.lock();
+        state.checkpoint = Some((state.appended, bytes));
+        state.checkpoint_wanted = false;
+        self.wake.notify_one();
+    }
+
+    /// Writes a checkpoint that no commit has to wait for: all journal is older than it, or not there yet.
+    pub(crate) fn begin_journal(&self, bytes: &[u8]) -> std::io::Result<()> {
+        checkpoint::write(&self.directory, self.first_segment, bytes)
     }
 
     pub(crate) fn hurry(&self) {

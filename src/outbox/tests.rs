@@ -11,6 +11,7 @@ use crate::reading::{
 };
 
 mod hostile;
+mod journal;
 mod torn;
 
 /// An outbox with limits so small that segments roll after a few hundred records.
@@ -40,7 +41,7 @@ impl Rig {
 
     fn try_open(&self) -> Result<(Outbox, Closer), OpenError> {
         let options = Options { data_dir: self.dir.path().to_owned(), receipts_max: 20, machine: "m".to_owned() };
-        Outbox::open(&self.settings, &options, &self.counters)
+        Outbox::open(&self.settings, &options, &self.counters).map(|(outbox, closer, _)| (outbox, closer))
     }
 
     /// Readings that nothing compresses well, numbered on and on.

@@ -8,8 +8,12 @@
 //! - **Release**: a segment of which everything is delivered is taken out of the manifest, then deleted.
 //! - **Evict**: the manifest is replaced by one that no longer names the segment and declares the gap; then it is deleted.
 //!   The declaration stays in the manifest until the gap record is committed.
+//! - **Journal and checkpoint**: what the rules' state took in is in the commit of the records that it led to. A checkpoint
+//!   is written only after the commit of all that it includes, and no segment that holds journal since then is deleted, so
+//!   that after a cut at any moment both together give the state as of the last commit.
 //! - **An error** of a commit ends the segment: it is sealed with what was announced of it, and the same records are
-//!   committed to a new one. Whatever the failed commit left in the old one lies beyond its sealed range and is not read.
+//!   committed to a new one. Whatever the failed commit left in the old one lies beyond its sealed range, and beyond the
+//!   number of commits that its entry allows: it is not read.
 
 mod commit;
 mod space;
@@ -22,12 +26,12 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use self::space::has_room;
-use super::chunk::{Chunk, CursorEntry, Cutter, Extras, TooLarge};
+use super::chunk::{Chunk, CursorEntry, Cutter, Extras, JournalPart, TooLarge};
 use super::manifest::{Declared, Entry, Manifest, Range, Witness, Witnessed, reserve_bytes};
 use super::record;
 use super::segment::{self, DISK_STEP_BYTES, Key, Segment};
 use super::state::{Block, ChunkAt, SegmentState, Shared, State, Tail};
-use super::{Lane, recovery};
+use super::{Append, Lane, checkpoint, recovery};
 use crate::clock;
 use crate::counters::{Count, Counter, Counters};
 use crate::log::Throttle;
@@ -80,6 +84,8 @@ pub(crate) struct Writer {
     declared_at: u64,
     /// The newest segment that has a commit: it holds the cursor and the receipts, so it stays, and all after it.
     keep_from: u64,
+    /// The segment of the first commit with a journal since the last checkpoint.
+    journal_from: Option<u64>,
     trouble: Throttle,
     counts: Counts,
     counters: Counters,
@@ -94,6 +100,8 @@ enum CommitError {
     Reserve(std::io::Error),
     #[error("the manifest could not be replaced: {0}")]
     Manifest(std::io::Error),
+    #[error("the journal of the windows could not be compressed: {0}")]
+    Journal(std::io::Error),
     #[error("the outbox is full ({bytes} of {max} bytes): nothing more is taken until something is delivered")]
     Full { bytes: u64, max: u64 },
 }
@@ -121,6 +129,7 @@ impl Writer {
             receipts_max,
             declared_at: 0,
             keep_from,
+            journal_from: None,
             trouble: Throttle::new(Duration::from_secs(60)),
             counts: Counts {
                 committed: by_lane(Count::Committed),
@@ -157,6 +166,10 @@ impl Writer {
                 Work::Commit(block) => self.commit(shared, block),
                 Work::Cursor => self.store_cursor(shared),
                 Work::Release => self.release(shared),
+                Work::Checkpoint(bytes) => {
+                    self.keep_checkpoint(shared, &bytes);
+                    Ok(())
+                }
                 Work::Close => match self.finish(shared) {
                     Ok(()) => return,
                     Err(error) => Err(error),
@@ -195,6 +208,9 @@ impl Writer {
         loop {
             let closing = state.closing;
             let now = clock::instant();
+            if let Some((_, bytes)) = state.checkpoint.take_if(|(number, _)| *number <= *shared.durable.borrow()) {
+                return (Work::Checkpoint(bytes), closing);
+            }
             if state.release {
                 state.release = false;
                 return (Work::Release, closing);
@@ -239,6 +255,30 @@ impl Writer {
         self.try_commit(shared, &mut block, true)
     }
 
+    /// Replaces the checkpoint. Everything that it includes is durable. If the disk refuses, the older one and the journal
+    /// are still there: the next one is asked for at once.
+    fn keep_checkpoint(&mut self, shared: &Shared, bytes: &[u8]) {
+        let segment = shared.lock().tail.as_ref().map_or(self.manifest.next, |tail| tail.number);
+        let written = checkpoint::write(&shared.directory, segment, bytes);
+        let mut state = shared.lock();
+        if let Err(error) = written {
+            state.checkpoint_wanted = true;
+            drop(state);
+            if let Some(suppressed) = self.trouble.pass(clock::instant()) {
+                warn!(suppressed, "the windows' state could not be written, it stays in the journal: {error}");
+            }
+            return;
+        }
+        self.counters.add(Count::CheckpointBytes, "", bytes.len() as u64);
+        let held_back = self.needed_from();
+        self.journal_from = self.journal_from.map(|_| segment);
+        // What only the journal held back can go now.
+        state.release |= held_back < self.needed_from();
+        drop(state);
+        // What was used of the reserve comes back with the first room.
+        let _ = self.manifest.reserve(&shared.directory);
+    }
+
     /// The clean end: cursor stored, manifest final.
     fn finish(&mut self, shared: &Shared) -> Result<(), CommitError> {
         if shared.lock().cursor_changed {
@@ -248,6 +288,7 @@ impl Writer {
         if self.segment.is_none() && self.manifest.clean {
             return Ok(());
         }
+        self.close_newest(&mut shared.lock());
         let mut manifest = self.current_manifest(&shared.lock());
         manifest.segments.iter_mut().for_each(|entry| entry.sealed = true);
         // The newest one is read again at the next start: it holds the cursor and the receipts.
@@ -285,6 +326,7 @@ enum Work {
     Commit(Block),
     Cursor,
     Release,
+    Checkpoint(Vec<u8>),
     Close,
 }
 

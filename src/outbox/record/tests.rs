@@ -26,7 +26,7 @@ fn value() -> impl Strategy<Value = Value> {
 
 fn batch() -> impl Strategy<Value = Batch> {
     let reading = (0..5_usize, stamp(), any::<i64>(), prop::collection::vec((0..4_usize, value()), 0..5));
-    let other = (0..4_u8, stamp(), any::<u64>(), prop::collection::vec(any::<u8>(), 0..50));
+    let other = (0..5_u8, stamp(), any::<u64>(), prop::collection::vec(any::<u8>(), 0..50));
     prop::collection::vec(prop_oneof![reading.prop_map(Ok), other.prop_map(Err)], 0..40).prop_map(|records| {
         let names: Vec<Name> = (0..5).map(|n| format!("device-{n}").into()).collect();
         let measurements: Vec<_> =
@@ -45,7 +45,7 @@ fn batch() -> impl Strategy<Value = Batch> {
                         time_ms,
                         time_quality: TimeQuality::Device,
                         received,
-                        mark: Mark::None,
+                        mark: if time_ms % 5 == 0 { Mark::Late } else { Mark::None },
                         fields: mark..batch.mark(),
                     })
                 }
@@ -72,6 +72,22 @@ fn batch() -> impl Strategy<Value = Batch> {
                     to: 5,
                     count,
                     cause: "evicted".into(),
+                    at,
+                })),
+                Err((3, at, n, _)) => Record::Aggregate(Box::new(Aggregate {
+                    device: "d".into(),
+                    profile: "p".into(),
+                    measurement: Arc::clone(&measurements[(n % 4) as usize]),
+                    window: "w".into(),
+                    start_ms: n as i64,
+                    end_ms: (n as i64).wrapping_add(60_000),
+                    revision: 2,
+                    count: n,
+                    sum: (n % 2 == 0).then_some(0.1),
+                    min: -1.0,
+                    max: 1e300,
+                    first: 0.5,
+                    last: -0.0,
                     at,
                 })),
                 Err((_, at, last, _)) => Record::StreamEnd(Box::new(StreamEnd { stream: "r.raw".into(), last, at })),

@@ -15,7 +15,9 @@ impl Writer {
         let receipts = self.receipts(shared, block, first_of_segment);
         let cursor = self.cursor(shared, first_of_segment || cursor_must);
         let has_cursor = cursor.is_some();
-        let values = self.seal(&chunks, Extras { commit: self.commits, receipts, cursor });
+        let journal = self.journal(block).map_err(CommitError::Journal)?;
+        let has_journal = !journal.is_empty();
+        let values = self.seal(&chunks, Extras { commit: self.commits, receipts, cursor, journal });
         let tree = match self.store(shared, &values) {
             Ok(tree) => tree,
             Err(error) => {
@@ -26,10 +28,22 @@ impl Writer {
         self.commits += 1;
         self.counts.commits.add(1);
         self.announce(shared, block, &chunks, tree);
+        if has_journal {
+            self.journal_from.get_or_insert(self.keep_from);
+        }
         if has_cursor {
             self.cursor_stored = Some(clock::instant());
         }
         Ok(())
+    }
+
+    /// What the rules' state took in with this block.
+    fn journal(&mut self, block: &Block) -> std::io::Result<Vec<JournalPart>> {
+        if block.journal.pieces.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.counters.add(Count::JournalBytes, "", block.journal.pieces.len() as u64);
+        self.cutter.journal(block.journal.first, block.journal.last, &block.journal.pieces)
     }
 
     /// Cuts the block's records into chunks, by lane. A record that no chunk can hold becomes a dead letter.
@@ -108,7 +122,7 @@ impl Writer {
     pub(super) fn seal(&self, chunks: &[(Lane, Vec<Chunk>)], mut extras: Extras) -> Vec<(Key, Vec<u8>)> {
         let mut values = Vec::new();
         let mut notes = Vec::new();
-        let wanted = !extras.receipts.is_empty() || extras.cursor.is_some();
+        let wanted = !extras.receipts.is_empty() || extras.cursor.is_some() || !extras.journal.is_empty();
         let last = chunks.last().and_then(|(_, chunks)| chunks.last());
         let mut encoded = encode_extras(&extras);
         if wanted && !last.is_some_and(|chunk| chunk.has_room(encoded.len())) {
@@ -246,7 +260,11 @@ pub(super) fn split_extras(extras: &mut Extras) -> Vec<Extras> {
     /// A receipt takes at most 12 bytes, so this many and a session's name fit into 6 KiB.
     const RECEIPTS: usize = 400;
     let mut pieces = Vec::new();
-    let piece = || Extras { commit: extras.commit, receipts: Vec::new(), cursor: None };
+    let commit = extras.commit;
+    let piece = || Extras { commit, ..Extras::default() };
+    for part in extras.journal.drain(..) {
+        pieces.push(Extras { journal: vec![part], ..piece() });
+    }
     for (session, ids, hashes) in &extras.receipts {
         for (ids, hashes) in ids.chunks(RECEIPTS).zip(hashes.chunks(RECEIPTS)) {
             pieces.push(Extras { receipts: vec![(session.clone(), ids.to_vec(), hashes.to_vec())], ..piece() });

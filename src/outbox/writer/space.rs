@@ -41,12 +41,14 @@ impl Writer {
             oldest_ms: None,
             bytes: segment.disk_bytes(),
             sealed: false,
+            commits: None,
             declares: Vec::new(),
         };
         // Without this a disk that refuses first commits would fill up with segments that hold nothing.
         let abandoned;
         {
             let mut state = shared.lock();
+            self.close_newest(&mut state);
             abandoned = self.without_commit(&state);
             let mut manifest = self.current_manifest(&state);
             manifest.segments.retain(|entry| !abandoned.contains(&entry.number));
@@ -68,12 +70,26 @@ impl Writer {
             state.release |= state.segments.values().any(|segment| segment.missing() == 0);
             state.segments.insert(number, SegmentState::new(entry));
             state.tail = Some(Tail { number, segment: segment.shared(), index: Vec::new() });
+            state.checkpoint_wanted = self.journal_from.is_some();
         }
         (self.payload_bytes, self.commits) = (0, 0);
         // Closing the old one takes a moment; nobody else waits for it.
         drop(self.segment.replace(segment));
         abandoned.into_iter().for_each(|number| self.delete(shared, number, false));
         Ok(())
+    }
+
+    /// Notes in the newest segment how many of its commits were announced. After a failed one it holds more.
+    pub(super) fn close_newest(&self, state: &mut State) {
+        if let Some((_, newest)) = state.segments.iter_mut().next_back().filter(|(_, newest)| !newest.entry.sealed) {
+            newest.entry.commits = Some(self.commits);
+        }
+    }
+
+    /// The oldest segment that a start needs whether or not something in it waits: the newest with a commit holds the
+    /// cursor and the receipts, and those since the checkpoint hold the journal.
+    pub(super) fn needed_from(&self) -> u64 {
+        self.journal_from.map_or(self.keep_from, |from| from.min(self.keep_from))
     }
 
     /// Segments whose first commit failed: nothing of them was ever announced.
@@ -97,7 +113,7 @@ impl Writer {
             if has_room(&state, shared) {
                 return Ok(());
             }
-            let old = || state.segments.range(..self.keep_from);
+            let old = || state.segments.range(..self.needed_from());
             let done = old().find(|(_, segment)| segment.missing() == 0).map(|(number, _)| *number);
             if let Some(number) = done {
                 self.remove(shared, state, number, &[])?;
@@ -191,7 +207,7 @@ impl Writer {
         let at = clock::stamp();
         let records = gaps.iter().map(|gap| gap.record(at)).collect();
         let mut batch = Batch { records, fields: Vec::new() };
-        self.declared_at = shared.append(Lane::Raw, &mut batch, None, &[]);
+        self.declared_at = shared.append(Append { raw: Some(&mut batch), ..Append::default() });
     }
 
     pub(super) fn delete(&mut self, shared: &Shared, number: u64, damaged: bool) {
@@ -212,7 +228,7 @@ impl Writer {
     pub(super) fn release(&mut self, shared: &Shared) -> Result<(), CommitError> {
         loop {
             let state = shared.lock();
-            let mut old = state.segments.range(..self.keep_from);
+            let mut old = state.segments.range(..self.needed_from());
             let Some(number) = old.find(|(_, segment)| segment.missing() == 0).map(|(number, _)| *number) else {
                 return Ok(());
             };

@@ -1,0 +1,102 @@
+//! Rules and outbox in step: what a batch changes in the rules' state, the records that it leaves, and the aggregates that
+//! it closes are one append, hence in one commit.
+//!
+//! Invariant: the state is only changed under the lock under which its change is appended, so the order of the journal is
+//! the order of the changes, and a checkpoint is the state as of an append.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::outbox::{Append, Lane, Outbox};
+use crate::reading::{Batch, Name, Receipt, Stamp};
+use crate::rules::Rules;
+
+/// A restart reads the journal since the last checkpoint: at this many bytes a new checkpoint is made …
+const JOURNAL_BYTES: usize = 1 << 20;
+/// … if that is so many times what a checkpoint takes, so that most of what is written is journal.
+const JOURNAL_PER_CHECKPOINT: usize = 2;
+
+/// Where the readings of all sources meet. Cloning gives another handle.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    outbox: Outbox,
+    /// `None` without rules: then sources do not wait for each other.
+    state: Option<Arc<Mutex<State>>>,
+}
+
+#[derive(Debug)]
+struct State {
+    rules: Rules,
+    aggregates: Batch,
+    checkpoint_bytes: usize,
+}
+
+impl Pipeline {
+    /// Hands readings through `rules` to `outbox`, which must have begun the rules' journal.
+    #[must_use]
+    pub fn new(outbox: Outbox, rules: Rules) -> Self {
+        let state = State { rules, aggregates: Batch::default(), checkpoint_bytes: 0 };
+        let state = (!state.rules.is_empty()).then(|| Arc::new(Mutex::new(state)));
+        Self { outbox, state }
+    }
+
+    /// Takes all records out of `batch` and gives the number that [`Outbox::durable`] must reach until all that they led
+    /// to is safe.
+    pub fn append(&self, batch: &mut Batch, session: Option<&Name>, receipts: &[Receipt]) -> u64 {
+        let Some(state) = &self.state else { return self.outbox.append(Lane::Raw, batch, session, receipts) };
+        let mut state = lock(state);
+        let State { rules, aggregates, .. } = &mut *state;
+        rules.apply(batch, aggregates);
+        let number = self.store(&mut state, batch, session, receipts);
+        self.keep(&mut state, false);
+        number
+    }
+
+    /// Lets time pass: windows of silent devices close.
+    pub fn tick(&self, now: Stamp) {
+        let Some(state) = &self.state else { return };
+        let mut state = lock(state);
+        let State { rules, aggregates, .. } = &mut *state;
+        rules.tick(now, aggregates);
+        self.store(&mut state, &mut Batch::default(), None, &[]);
+        self.keep(&mut state, false);
+    }
+
+    /// Keeps the state for the next start, which then has no journal to read. Sources must have stopped.
+    pub fn finish(&self) {
+        if let Some(state) = &self.state {
+            self.keep(&mut lock(state), true);
+        }
+    }
+
+    /// The outbox behind it.
+    #[must_use]
+    pub fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    fn store(&self, state: &mut State, raw: &mut Batch, session: Option<&Name>, receipts: &[Receipt]) -> u64 {
+        let piece = state.rules.take_journal();
+        self.outbox.append_all(Append {
+            raw: Some(raw),
+            aggregates: Some(&mut state.aggregates),
+            session,
+            receipts,
+            journal: piece.as_ref().map(|piece| (piece.number, piece.bytes.as_slice())),
+        })
+    }
+
+    fn keep(&self, state: &mut State, must: bool) {
+        let journal = state.rules.journal_bytes();
+        let due = journal >= JOURNAL_BYTES.max(JOURNAL_PER_CHECKPOINT * state.checkpoint_bytes);
+        if must || due || (journal > 0 && self.outbox.wants_checkpoint()) {
+            let checkpoint = state.rules.checkpoint();
+            state.checkpoint_bytes = checkpoint.len();
+            self.outbox.checkpoint(checkpoint);
+        }
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // A panic in the rules has ended the source whose batch caused it; the other sources go on.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
