@@ -6,7 +6,7 @@
 //!                              reader → uplink → delivered → a segment with nothing left is deleted
 //! ```
 //!
-//! - [`record`]: records by column, as CBOR. [`chunk`]: compressed, with a CRC, at most 6 KiB.
+//! - [`pending`]: appends that wait for a commit. [`record`]: records by column, as CBOR. [`chunk`]: compressed, with a CRC, at most 6 KiB.
 //! - [`segment`]: one small sled database. [`manifest`]: which segments exist.
 //! - [`checkpoint`]: the rules' state, which the commits' journal carries on.
 //! - [`recovery`]: what was left by the run before. [`writer`]: the thread that commits, rolls, releases and evicts.
@@ -22,6 +22,7 @@
 mod checkpoint;
 mod chunk;
 mod manifest;
+mod pending;
 mod progress;
 mod reader;
 pub(crate) mod record;
@@ -40,12 +41,12 @@ use std::time::{Duration, Instant};
 use roaring::RoaringBitmap;
 use tokio::sync::watch;
 
+pub use self::pending::Append;
 pub use self::reader::{ReadError, Reader};
 #[cfg(test)]
 pub(crate) use self::record::from_cbor;
 pub use self::record::to_cbor;
 pub use self::recovery::OpenError;
-pub use self::state::Append;
 use self::state::Shared;
 use crate::config;
 use crate::counters::Counters;

@@ -28,9 +28,10 @@ use tracing::{error, info, warn};
 use self::space::has_room;
 use super::chunk::{Chunk, CursorEntry, Cutter, Extras, JournalPart, TooLarge};
 use super::manifest::{Declared, Entry, Manifest, Range, Witness, Witnessed, reserve_bytes};
+use super::pending::Block;
 use super::record;
 use super::segment::{self, DISK_STEP_BYTES, Key, Segment};
-use super::state::{Block, ChunkAt, SegmentState, Shared, State, Tail};
+use super::state::{ChunkAt, SegmentState, Shared, State, Tail};
 use super::{Append, Lane, checkpoint, recovery};
 use crate::clock;
 use crate::counters::{Count, Counter, Counters};
@@ -163,7 +164,7 @@ impl Writer {
             let (work, closing) = self.next_work(shared);
             let is_release = matches!(work, Work::Release);
             let done = match work {
-                Work::Commit(block) => self.commit(shared, block),
+                Work::Commit(block) => self.commit(shared, *block),
                 Work::Cursor => self.store_cursor(shared),
                 Work::Release => self.release(shared),
                 Work::Checkpoint(bytes) => {
@@ -220,7 +221,7 @@ impl Writer {
             if state.commit_is_due(shared.settings.commit_bytes) || commit_in.is_some_and(|left| left.is_zero()) {
                 state.commit_started = Some(now);
                 if let Some(block) = state.take_block() {
-                    return (Work::Commit(block), closing);
+                    return (Work::Commit(Box::new(block)), closing);
                 }
             }
             if closing {
@@ -323,7 +324,7 @@ fn pause(shared: &Shared, backoff: Duration) {
 
 #[derive(Debug)]
 enum Work {
-    Commit(Block),
+    Commit(Box<Block>),
     Cursor,
     Release,
     Checkpoint(Vec<u8>),

@@ -1,6 +1,12 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::reading::{
+    Aggregate, DeadLetter, DeviceState, Field, Gap, Mark, Measurement, MeasurementKind, Name, Reading, Reason, Record,
+    Stage, Stamp, StreamEnd, TimeQuality, Value,
+};
 
 fn measurement(name: &str, unit: Option<&str>) -> Arc<Measurement> {
     Arc::new(Measurement { name: name.into(), unit: unit.map(Into::into), kind: MeasurementKind::Gauge })
