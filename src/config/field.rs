@@ -39,7 +39,7 @@ impl<'a> Field<'a> {
     }
 
     /// Notes that the value is not what it should be.
-    fn unexpected(&self, expected: &str, help: Option<String>) {
+    pub(super) fn unexpected(&self, expected: &str, help: Option<String>) {
         self.problem(format!("expected {expected}, found {}", self.found()), help);
     }
 
@@ -215,6 +215,25 @@ impl<'a> Field<'a> {
             self.unexpected(&expected, self.value.is_str().then(|| "write it without quotes".to_owned()));
         }
         value
+    }
+
+    /// A finite number within bounds; a string counts if a variable gave it.
+    pub(super) fn number(&self, bounds: RangeInclusive<f64>, expected: &str) -> Option<f64> {
+        // The bounds are finite, so neither infinity nor NaN is within.
+        let within = |number: f64| Some(number).filter(|number| bounds.contains(number));
+        if self.has_variable() {
+            return self.checked(|text| text.trim().parse().ok().and_then(within).ok_or(expected.to_owned()));
+        }
+        let number = match self.value {
+            DeValue::Integer(_) => self.whole_number().map(|number| number as f64),
+            DeValue::Float(number) => number.as_str().parse().ok(),
+            _ => None,
+        };
+        let number = number.and_then(within);
+        if number.is_none() {
+            self.unexpected(expected, self.value.is_str().then(|| "write it without quotes".to_owned()));
+        }
+        number
     }
 
     /// `true` or `false`; a string counts if a variable gave it.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::secret::Origin;
 use super::units::{escape, format_duration, format_size};
 use super::{
-    Compression, Format, Kafka, Layout, Loaded, Mqtt, MqttVersion, Outbox, Parity, Retained, Serial, Timestamp, Tls,
-    WhenFull, values,
+    Compression, Filter, FilterAction, Format, Kafka, Layout, Loaded, Mqtt, MqttVersion, Outbox, Parity, Retained,
+    Rules, Select, Serial, Timestamp, Tls, WhenFull, Window, values,
 };
 
 /// A file being written. Writing to a `String` cannot fail.
@@ -103,6 +103,7 @@ impl Loaded {
         for source in &self.config.serial {
             serial(&mut page, source);
         }
+        rules(&mut page, &self.config.rules);
         outbox(&mut page, &self.config.outbox);
         // Without brokers there was no [kafka], which only showing readings admits.
         if !self.config.kafka.brokers.is_empty() {
@@ -232,6 +233,66 @@ fn serial(page: &mut Page, serial: &Serial) {
         page.size("frame_max", bytes as u64);
     }
     page.optional("time_zone", serial.time_zone.as_deref());
+}
+
+fn rules(page: &mut Page, rules: &Rules) {
+    for rule in &rules.filters {
+        filter(page, rule);
+    }
+    for rule in &rules.windows {
+        window(page, rule);
+    }
+    page.head("limits");
+    page.line("series", rules.series_max);
+    page.line("open_windows", rules.open_windows_max);
+    page.size("state", rules.state_bytes_max as u64);
+    page.duration("future", rules.future_max);
+}
+
+fn select(page: &mut Page, select: &Select) {
+    for (key, patterns) in [("device", &select.devices), ("measurement", &select.measurements)] {
+        if !patterns.is_empty() {
+            page.line(key, list(patterns));
+        }
+    }
+}
+
+fn filter(page: &mut Page, filter: &Filter) {
+    page.head("[filter]");
+    page.text("name", &filter.name);
+    select(page, &filter.select);
+    match filter.action {
+        FilterAction::Test => {}
+        FilterAction::Keep => page.text("action", "keep"),
+        FilterAction::Drop => page.text("action", "drop"),
+    }
+    // Debug writes a number so that TOML reads it as the same one: `5.0`, `1e300`.
+    let number = |key: &'static str, number: Option<f64>| number.map(|number| (key, format!("{number:?}")));
+    if let Some(range) = filter.range {
+        let pairs: Vec<_> = [number("min", range.min), number("max", range.max)].into_iter().flatten().collect();
+        page.line("range", inline(&pairs));
+    }
+    if let Some(deadband) = filter.deadband {
+        let every = deadband.at_least_every.map(|every| ("at_least_every", quoted(&format_duration(every))));
+        let pairs = [number("absolute", deadband.absolute), number("percent", deadband.percent), every];
+        page.line("deadband", inline(&pairs.into_iter().flatten().collect::<Vec<_>>()));
+    }
+    if let Some(interval) = filter.min_interval {
+        page.duration("min_interval", interval);
+    }
+}
+
+fn window(page: &mut Page, window: &Window) {
+    page.head("[window]");
+    page.text("name", &window.name);
+    select(page, &window.select);
+    page.duration("every", window.every);
+    page.optional("time_zone", window.time_zone.as_deref());
+    page.duration("lateness", window.lateness);
+    if let Some(within) = window.update_within {
+        page.duration("update_within", within);
+    }
+    page.line("forward_raw", window.forward_raw);
 }
 
 fn outbox(page: &mut Page, outbox: &Outbox) {

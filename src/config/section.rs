@@ -89,7 +89,12 @@ impl<'a> Section<'a> {
 
     /// A problem with this table itself.
     pub(super) fn problem_here(&self, message: String) {
-        self.cx.note(self.span.clone().map(|span| (span, Show::Line)), &self.path, message, None);
+        self.problem_own(message, None);
+    }
+
+    /// The same, with help.
+    pub(super) fn problem_own(&self, message: String, help: Option<String>) {
+        self.cx.note(self.span.clone().map(|span| (span, Show::Line)), &self.path, message, help);
     }
 
     /// The value of `key`, if it is there.
@@ -148,6 +153,17 @@ impl<'a> Section<'a> {
         sections
     }
 
+    /// The tables of an array of tables, each `[[key]]` in the file.
+    pub(super) fn tables(&self, key: &'static str) -> Vec<Self> {
+        let Some(field) = self.get(key) else { return Vec::new() };
+        let expected = format!("tables, each headed [[{key}]]");
+        if field.is_table() {
+            field.unexpected(&expected, Some(format!("write its head in double brackets: [[{key}]]")));
+            return Vec::new();
+        }
+        field.array(&expected).into_iter().flatten().map(|item| item.section()).collect()
+    }
+
     /// All keys and values of a table whose keys are of the user's choice.
     pub(super) fn entries(&self) -> Vec<(String, Field<'a>)> {
         self.finished.set(true);
@@ -175,6 +191,13 @@ impl<'a> Section<'a> {
         match self.get(key) {
             Some(field) => field.unexpected_after(message),
             None => self.problem_at(key, message, None),
+        }
+    }
+
+    /// A problem with `key` being there at all.
+    pub(super) fn problem_key(&self, key: &'static str, message: String, help: Option<String>) {
+        if let Some(field) = self.get(key) {
+            self.cx.note(Some((field.key_span, Show::Line)), &field.path, message, help);
         }
     }
 

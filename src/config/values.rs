@@ -9,6 +9,8 @@ pub(super) const READING_PLACEHOLDERS: [&str; 5] = ["gateway", "profile", "devic
 pub(super) const DEAD_LETTER_PLACEHOLDERS: [&str; 4] = ["gateway", "profile", "device", "kind"];
 /// Kafka's limit for a topic's name.
 const TOPIC_CHARS_MAX: usize = 249;
+/// The longest pattern.
+const PATTERN_CHARS_MAX: usize = 128;
 /// MQTT's limit for a text.
 const MQTT_TEXT_BYTES_MAX: usize = 65_535;
 
@@ -19,6 +21,41 @@ pub(super) fn name(text: &str) -> Result<(), String> {
         Ok(())
     } else {
         Err("1 to 64 of A-Z a-z 0-9 _ -".to_owned())
+    }
+}
+
+/// The name of a filter or a window: part of the ids of aggregates, and the label of counters.
+pub(super) fn rule_name(text: &str) -> Result<String, String> {
+    if (1..=64).contains(&text.len()) && text.chars().all(in_rule_names) {
+        Ok(text.to_owned())
+    } else {
+        Err("1 to 64 of A-Z a-z 0-9 . _ + -".to_owned())
+    }
+}
+
+fn in_rule_names(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "._+-".contains(c)
+}
+
+/// A pattern as a part of a rule's name.
+pub(super) fn in_rule_name(pattern: &str) -> String {
+    let (not, glob) = pattern.strip_prefix('!').map_or(("", pattern), |glob| ("not_", glob));
+    if glob.chars().all(|c| c == '*') {
+        return format!("{not}all");
+    }
+    let legal = |c: char| if in_rule_names(c) { c } else { '_' };
+    format!("{not}{}", glob.chars().map(legal).collect::<String>())
+}
+
+/// A glob, or `!` and a glob.
+pub(super) fn pattern(text: &str) -> Result<String, String> {
+    let glob = text.strip_prefix('!').unwrap_or(text);
+    if glob.is_empty() || glob.chars().count() > PATTERN_CHARS_MAX || glob.chars().any(char::is_control) {
+        return Err(format!("a pattern of 1 to {PATTERN_CHARS_MAX} printable characters, such as \"power*\""));
+    }
+    match globset::Glob::new(glob) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("a pattern such as \"power*\" or \"!test-?\" ({})", error.kind())),
     }
 }
 
