@@ -59,7 +59,8 @@ fn unique<'a, 'b: 'a>(rules: impl Iterator<Item = (&'a String, &'a Section<'b>)>
                 at.problem_with("name", format!("`{name}` is the name of {other} already; a name is for one rule"));
             }
             Some((_, other)) => {
-                let message = format!("missing: `{name}`, which is made of what it says, is the name of {other} already");
+                let message =
+                    format!("missing: `{name}`, which is made of what it says, is the name of {other} already");
                 at.problem_at("name", message, Some("give it a `name` of its own".to_owned()));
             }
             None => taken.push((name, &at.path)),
@@ -201,8 +202,11 @@ fn name_or_made(section: &Section<'_>, given: Option<String>, select: &Select, d
     if section.has("name") {
         return given.unwrap_or_default();
     }
-    let selected: Vec<String> =
-        [&select.devices, &select.measurements].into_iter().filter(|patterns| !patterns.is_empty()).map(joined).collect();
+    let selected: Vec<String> = [&select.devices, &select.measurements]
+        .into_iter()
+        .filter(|patterns| !patterns.is_empty())
+        .map(joined)
+        .collect();
     let made = match (selected.is_empty(), does) {
         (true, does) => format!("all-{does}"),
         // What it does could not be made out, and that is a problem of its own.
@@ -210,7 +214,8 @@ fn name_or_made(section: &Section<'_>, given: Option<String>, select: &Select, d
         (false, does) => format!("{}-{does}", selected.join("-")),
     };
     if values::rule_name(&made).is_err() {
-        let message = "missing: expected a name, because one made of what it selects would be longer than 64 characters";
+        let message =
+            "missing: expected a name, because one made of what it selects would be longer than 64 characters";
         section.problem_at("name", message.to_owned(), None);
     }
     made

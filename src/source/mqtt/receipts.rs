@@ -3,12 +3,13 @@
 //!
 //! Invariants: never more receipts than the in-flight limit, since the broker can send no more than that again; of two
 //! messages with the same packet identifier only the later counts; only a publish with DUP in a resumed session, and
-//! only its first appearance in that connection, can be a known one.
+//! only its first appearance in that connection, can be a known one. Where the broker uses an identifier again within the
+//! messages remembered, none is recognised: a message that was never read could have the identifier, and by chance the
+//! payload, of one that is stored. Stored twice is better than lost.
 
 use std::collections::VecDeque;
 
 use foldhash::{HashMap, HashMapExt};
-
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::reading::Receipt;
@@ -32,14 +33,18 @@ pub(super) struct Receipts {
     taken: VecDeque<Known>,
     /// Those that the broker may send again in this connection, by packet identifier; empty in a new session.
     resumed: HashMap<u16, Known>,
+    /// An identifier came twice among those that earlier runs made durable.
+    reused: bool,
 }
 
 impl Receipts {
     /// `stored` are those that earlier runs made durable.
     pub(super) fn new(count_max: u16, stored: &[Receipt]) -> Self {
         let count_max = usize::from(count_max.max(1));
-        let taken = stored.iter().map(|&receipt| Known { receipt, append: 0 }).collect();
-        Self { count_max, taken, resumed: HashMap::new() }
+        let taken: VecDeque<Known> = stored.iter().map(|&receipt| Known { receipt, append: 0 }).collect();
+        let mut seen = foldhash::HashSet::default();
+        let reused = stored.iter().any(|receipt| !seen.insert(receipt.packet_id));
+        Self { count_max, taken, resumed: HashMap::new(), reused }
     }
 
     /// Whether there is anything to recognise a message by.
@@ -47,15 +52,24 @@ impl Receipts {
         self.taken.is_empty()
     }
 
-    /// A connection begins; `resumed` says whether the broker still had the session.
-    pub(super) fn connected(&mut self, resumed: bool) {
+    /// A connection begins; `resumed` says whether the broker still had the session. Gives whether messages that come
+    /// again can be recognised.
+    pub(super) fn connected(&mut self, resumed: bool) -> bool {
         self.resumed.clear();
-        if resumed {
-            // Later ones replace earlier ones with the same identifier.
-            self.resumed.extend(self.taken.iter().map(|known| (known.receipt.packet_id, *known)));
-        } else {
+        if !resumed {
             self.taken.clear();
+            self.reused = false;
+            return true;
         }
+        for known in &self.taken {
+            // One that was recognised is remembered a second time.
+            let other = |before: &Known| (before.receipt, before.append) != (known.receipt, known.append);
+            self.reused |= self.resumed.insert(known.receipt.packet_id, *known).is_some_and(|before| other(&before));
+        }
+        if self.reused {
+            self.resumed.clear();
+        }
+        !self.reused
     }
 
     /// The append number of the message, if it was taken before; it is remembered for the next connection either way.
@@ -108,16 +122,34 @@ mod tests {
     }
 
     #[test]
-    fn of_two_with_the_same_identifier_the_later_counts() {
+    fn one_is_recognised_again_after_the_next_lost_connection() {
+        let mut receipts = Receipts::new(20, &[receipt(1, "a")]);
+        receipts.connected(true);
+        receipts.remember(receipt(7, "b"), 2);
+        for _ in 0..3 {
+            assert!(receipts.connected(true));
+            assert_eq!(receipts.recognise(receipt(7, "b"), true), Some(2));
+            assert_eq!(receipts.recognise(receipt(1, "a"), true), Some(0));
+        }
+    }
+
+    #[test]
+    fn where_identifiers_come_again_at_once_a_message_is_rather_stored_twice_than_lost() {
+        // One that was never read may have the identifier and the payload of one that is stored.
         let mut receipts = Receipts::new(20, &[]);
         receipts.connected(false);
-        receipts.remember(receipt(7, "a"), 1);
-        receipts.remember(receipt(7, "b"), 2);
-        receipts.connected(true);
-        assert_eq!(receipts.recognise(receipt(7, "b"), true), Some(2));
-        // And again after the next lost connection.
-        receipts.connected(true);
-        assert_eq!(receipts.recognise(receipt(7, "b"), true), Some(2));
+        receipts.remember(receipt(1, "ON"), 1);
+        receipts.remember(receipt(1, "ON"), 2);
+        assert!(!receipts.connected(true));
+        assert_eq!(receipts.recognise(receipt(1, "ON"), true), None);
+        let mut receipts = Receipts::new(20, &[receipt(1, "ON"), receipt(2, "ON"), receipt(1, "ON")]);
+        assert!(!receipts.connected(true));
+        assert_eq!(receipts.recognise(receipt(2, "ON"), true), None);
+        // A new session begins anew.
+        assert!(receipts.connected(false));
+        receipts.remember(receipt(1, "ON"), 1);
+        assert!(receipts.connected(true));
+        assert_eq!(receipts.recognise(receipt(1, "ON"), true), Some(1));
     }
 
     #[test]

@@ -10,6 +10,8 @@
 
 use std::collections::VecDeque;
 
+use tracing::info;
+
 use crate::config;
 use crate::reading::{Frames, Receipt, Stamp};
 
@@ -45,6 +47,7 @@ struct Arrival {
 /// The state of one session.
 #[derive(Debug)]
 pub(super) struct Session {
+    name: String,
     memory_bytes_max: usize,
     drop_qos0: bool,
     hurry_at: usize,
@@ -70,6 +73,7 @@ impl Session {
     /// `stored` are the receipts that earlier runs made durable, `filters` what to subscribe to.
     pub(super) fn new(settings: &config::Mqtt, stored: &[Receipt], filters: Vec<String>) -> Self {
         Self {
+            name: settings.name.clone(),
             memory_bytes_max: settings.memory_bytes_max,
             drop_qos0: settings.drop_qos0,
             // Three quarters: late enough to leave slow traffic to the timer, early enough that the broker, which
@@ -101,7 +105,12 @@ impl Session {
         self.unacked.clear();
         self.arrivals.clear();
         self.new_receipts.clear();
-        self.receipts.connected(resumed);
+        if !self.receipts.connected(resumed) {
+            info!(
+                source = %self.name,
+                "this broker uses packet identifiers again at once: what it sends again after a crash is stored again"
+            );
+        }
         self.subscriptions.connected(resumed)
     }
 
