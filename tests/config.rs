@@ -197,6 +197,15 @@ fn a_rule_without_a_name_is_called_after_what_it_says() {
 }
 
 #[test]
+fn the_rules_of_the_readme_are_short_and_right() {
+    let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let block =
+        readme.split("<!-- rules that a test loads -->\n```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    assert!(block.lines().count() <= 20, "{block}");
+    assert_eq!(rule_names(block), ["temperature-deadband", "test-_-drop", "power+power_returned-1m"]);
+}
+
+#[test]
 fn the_order_of_rules_changes_no_name() {
     let one = "[[window]]\nmeasurement = \"a\"\nevery = \"1m\"\n";
     let two = "[[window]]\nmeasurement = \"a\"\nevery = \"1h\"\n";
