@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tidegate::cli::check;
-use tidegate::config::{Compression, Config, Errors, Loaded, MqttVersion, Purpose, Retained, WhenFull};
+use tidegate::config::{
+    Compression, Config, Deadband, Errors, Filter, FilterAction, Loaded, MqttVersion, Purpose, Retained, Select,
+    ValueRange, WhenFull, Window,
+};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const SECRET: &str = "hunter2";
@@ -87,7 +90,7 @@ fn each_bad_file_gives_exactly_the_errors_expected() {
 
 #[test]
 fn the_least_configuration_has_the_documented_defaults() {
-    let Config { gateway, mqtt, serial, rules: _, outbox, kafka } =
+    let Config { gateway, mqtt, serial, rules, outbox, kafka } =
         load(MINIMAL, Path::new("/etc/tidegate")).unwrap().config;
     assert_eq!(gateway.data_dir, Path::new("/var/lib/tidegate"));
     assert_eq!(gateway.stop_timeout, Duration::from_secs(20));
@@ -97,6 +100,9 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!((mqtt.retained, mqtt.drop_qos0), (Retained::First, false));
     assert!(mqtt.tls.is_none() && mqtt.password.is_none() && serial.is_empty());
     assert_eq!((outbox.size_max, outbox.when_full, outbox.segment_bytes), (1 << 30, WhenFull::DropOldest, 4 << 20));
+    assert!(rules.filters.is_empty() && rules.windows.is_empty());
+    assert_eq!((rules.series_max, rules.open_windows_max, rules.state_bytes_max), (10_000, 50_000, 16 << 20));
+    assert_eq!(rules.future_max, Duration::from_secs(300));
     assert_eq!(kafka.brokers, ["kafka:9092"]);
     assert_eq!(kafka.topics.reading, "iot.readings");
     assert_eq!(kafka.compression, Compression::Gzip);
@@ -163,6 +169,115 @@ fn only_showing_readings_needs_no_kafka() {
     assert!(!shown.print().contains("[kafka]"));
 }
 
+/// The rules of a file, each by the name that it has or that was made for it.
+fn rule_names(rules: &str) -> Vec<String> {
+    let loaded = load(&MINIMAL.replace("[kafka]", &format!("{rules}\n[kafka]")), Path::new(""));
+    let rules = loaded.unwrap_or_else(|errors| panic!("{errors}")).config.rules;
+    let filters = rules.filters.into_iter().map(|filter| filter.name);
+    filters.chain(rules.windows.into_iter().map(|window| window.name)).collect()
+}
+
+#[test]
+fn a_rule_without_a_name_is_called_after_what_it_says() {
+    for (rule, name) in [
+        ("[[window]]\nmeasurement = [\"power\", \"power_returned\"]\nevery = \"60s\"", "power+power_returned-1m"),
+        ("[[window]]\nevery = \"1h30m\"", "all-1h30m"),
+        (
+            "[[window]]\ndevice = \"lab/*\"\nmeasurement = [\"*\", \"!energy\"]\nevery = \"1d\"",
+            "lab__-all+not_energy-1d",
+        ),
+        ("[[window]]\nmeasurement = [\"a\", \"b\", \"c\", \"d\"]\nevery = \"1m\"", "a+3-1m"),
+        ("[[filter]]\nmeasurement = \"t\"\nrange = { min = 1 }\ndeadband = { percent = 1 }", "t-range-deadband"),
+        ("[[filter]]\nmin_interval = \"10s\"", "all-every-10s"),
+        ("[[filter]]\ndevice = \"test-?\"\naction = \"drop\"", "test-_-drop"),
+        ("[[filter]]\nname = \"Mine.1\"\ndevice = \"x\"\naction = \"keep\"", "Mine.1"),
+    ] {
+        assert_eq!(rule_names(rule), [name], "{rule}");
+    }
+}
+
+#[test]
+fn the_rules_of_the_readme_are_short_and_right() {
+    let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let block =
+        readme.split("<!-- rules that a test loads -->\n```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    assert!(block.lines().count() <= 20, "{block}");
+    assert_eq!(rule_names(block), ["temperature-deadband", "test-_-drop", "power+power_returned-1m"]);
+}
+
+#[test]
+fn the_order_of_rules_changes_no_name() {
+    let one = "[[window]]\nmeasurement = \"a\"\nevery = \"1m\"\n";
+    let two = "[[window]]\nmeasurement = \"a\"\nevery = \"1h\"\n";
+    let (mut forth, back) = (rule_names(&format!("{one}{two}")), rule_names(&format!("{two}{one}")));
+    forth.reverse();
+    assert_eq!(forth, back);
+}
+
+#[test]
+fn rules_are_read_as_they_are_written() {
+    let text = r#"
+[[filter]]
+device = "!test-*"
+measurement = ["temperature", "humidity"]
+range = { min = -40, max = 1_000.5 }
+deadband = { absolute = 0.2, percent = 1e1, at_least_every = "15m" }
+min_interval = "10s"
+[[filter]]
+measurement = "lux"
+range = { max = "${QOS}" }
+action = "keep"
+[[window]]
+name = "days"
+measurement = "energy*"
+every = "24h"
+time_zone = "Europe/Amsterdam"
+lateness = "0s"
+update_within = "1h"
+forward_raw = false
+[limits]
+series = 7
+open_windows = 8
+state = "1MiB"
+future = "1m"
+"#;
+    let rules = load(&MINIMAL.replace("[kafka]", &format!("{text}[kafka]")), Path::new("")).unwrap().config.rules;
+    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let first = Filter {
+        name: "not_test-_-temperature+humidity-range-deadband-every-10s".to_owned(),
+        select: Select { devices: texts(&["!test-*"]), measurements: texts(&["temperature", "humidity"]) },
+        action: FilterAction::Test,
+        range: Some(ValueRange { min: Some(-40.0), max: Some(1000.5) }),
+        deadband: Some(Deadband {
+            absolute: Some(0.2),
+            percent: Some(10.0),
+            at_least_every: Some(Duration::from_secs(900)),
+        }),
+        min_interval: Some(Duration::from_secs(10)),
+    };
+    let second = Filter {
+        name: "lux-keep".to_owned(),
+        select: Select { devices: Vec::new(), measurements: texts(&["lux"]) },
+        action: FilterAction::Keep,
+        range: Some(ValueRange { min: None, max: Some(0.0) }),
+        deadband: None,
+        min_interval: None,
+    };
+    assert_eq!(rules.filters, [first, second]);
+    let window = Window {
+        name: "days".to_owned(),
+        select: Select { devices: Vec::new(), measurements: texts(&["energy*"]) },
+        every: Duration::from_secs(86_400),
+        time_zone: Some("Europe/Amsterdam".to_owned()),
+        lateness: Duration::ZERO,
+        update_within: Some(Duration::from_secs(3_600)),
+        forward_raw: false,
+    };
+    assert_eq!(rules.windows, [window]);
+    assert_eq!((rules.series_max, rules.open_windows_max, rules.state_bytes_max), (7, 8, 1 << 20));
+    assert_eq!(rules.future_max, Duration::from_secs(60));
+}
+
 /// The example file with every setting that it leaves out taken in.
 fn whole_example() -> String {
     let example = std::fs::read_to_string(Path::new(ROOT).join("gateway.example.toml")).unwrap();
@@ -212,7 +327,7 @@ fn documented(table: &toml::Table, path: &str) -> BTreeSet<String> {
 #[test]
 fn the_defaults_that_the_example_shows_are_the_defaults() {
     // What has no default, or one that depends on something else.
-    const NO_DEFAULT: [&str; 15] = [
+    const NO_DEFAULT: [&str; 18] = [
         "client_id =",
         "user =",
         "password =",
@@ -228,6 +343,9 @@ fn the_defaults_that_the_example_shows_are_the_defaults() {
         "sasl =",
         "url =",
         "device =",
+        "range =",
+        "min_interval =",
+        "update_within =",
     ];
     let dir = files();
     let example = std::fs::read_to_string(Path::new(ROOT).join("gateway.example.toml")).unwrap();
@@ -332,7 +450,7 @@ proptest! {
     /// Lines of the example in any order, with pieces missing and others put in.
     #[test]
     fn no_damaged_example_panics_or_shows_a_secret(
-        cuts in proptest::collection::vec((0_usize..9_000, 0_usize..30, "[\\[\\]{}=\"'.#a-z0-9$ \n\\\\é-]{0,6}"), 1..6),
+        cuts in proptest::collection::vec((0_usize..14_000, 0_usize..30, "[\\[\\]{}=\"'.#a-z0-9$ \n\\\\é-]{0,6}"), 1..6),
     ) {
         let dir = files();
         let mut text: Vec<char> = whole_example().replace("{ file = \"mqtt-password\" }", "\"hunter2\"").chars().collect();
@@ -353,7 +471,7 @@ proptest! {
     }
 
     #[test]
-    fn no_value_of_any_key_panics(key in 0_usize..80, value in "\\PC{0,20}|\"\\PC{0,20}\"|-?[0-9]{1,20}|\"[0-9]{1,12}(ms|s|KiB|GiB)\"") {
+    fn no_value_of_any_key_panics(key in 0_usize..110, value in "\\PC{0,20}|\"\\PC{0,20}\"|-?[0-9]{1,20}|\"[0-9]{1,12}(ms|s|KiB|GiB)\"") {
         let dir = files();
         let mut lines: Vec<String> = whole_example().lines().filter(|line| line.contains(" = ") && !line.starts_with('#') || line.starts_with('[')).map(str::to_owned).collect();
         let index = key.min(lines.len() - 1);

@@ -16,7 +16,7 @@ const RULES_MAX: usize = 256;
 const PATTERNS_MAX: usize = 64;
 /// Patterns of a rule that stand in the name made of it; of more only their number does.
 const PATTERNS_NAMED_MAX: usize = 3;
-const NUMBER: &str = "a number";
+const NUMBER: &str = "a finite number";
 const DAY: Duration = secs(86_400);
 
 const fn secs(secs: u64) -> Duration {
@@ -52,18 +52,21 @@ fn tables<'a>(root: &Section<'a>, key: &'static str) -> Vec<Section<'a>> {
 
 /// What is wrong between rules: two of one name. An empty name is one that could not be made out.
 fn unique<'a, 'b: 'a>(rules: impl Iterator<Item = (&'a String, &'a Section<'b>)>) {
-    let mut taken: Vec<(&String, &str)> = Vec::new();
+    let mut taken: Vec<(&String, usize)> = Vec::new();
     for (name, at) in rules.filter(|(name, _)| !name.is_empty()) {
         match taken.iter().find(|(other, _)| *other == name) {
-            Some((_, other)) if at.has("name") => {
-                at.problem_with("name", format!("`{name}` is the name of {other} already; a name is for one rule"));
-            }
-            Some((_, other)) => {
+            Some((_, line)) if at.has("name") => {
                 let message =
-                    format!("missing: `{name}`, which is made of what it says, is the name of {other} already");
+                    format!("`{name}` is the name of the rule on line {line} already; each has one of its own");
+                at.problem_with("name", message);
+            }
+            Some((_, line)) => {
+                let message = format!(
+                    "missing: `{name}`, made of what this rule says, is the name of the one on line {line} already"
+                );
                 at.problem_at("name", message, Some("give it a `name` of its own".to_owned()));
             }
-            None => taken.push((name, &at.path)),
+            None => taken.push((name, at.line())),
         }
     }
 }
@@ -122,7 +125,7 @@ fn range(field: &Field<'_>) -> Option<ValueRange> {
 }
 
 fn deadband(section: &Section<'_>, min_interval: Option<Duration>) -> Option<Deadband> {
-    let number = |key| section.get(key).and_then(|field| field.number(0.0..=f64::MAX, "a number of 0 or more"));
+    let number = |key| section.get(key).and_then(|field| field.number(0.0..=f64::MAX, "a finite number of 0 or more"));
     let (absolute, percent) = (number("absolute"), number("percent"));
     let at_least_every = section.duration("at_least_every", secs(1)..=30 * DAY);
     if section.exists() && !section.has("absolute") && !section.has("percent") {

@@ -87,6 +87,11 @@ impl<'a> Section<'a> {
         self.table.is_none_or(|table| table.is_empty())
     }
 
+    /// The line that it begins on.
+    pub(super) fn line(&self) -> usize {
+        self.span.as_ref().map_or(1, |span| place(self.cx.text, span.start, span.end, Show::Nothing).line)
+    }
+
     /// A problem with this table itself.
     pub(super) fn problem_here(&self, message: String) {
         self.problem_own(message, None);

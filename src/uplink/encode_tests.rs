@@ -79,6 +79,28 @@ fn example_reading() -> Chunk {
     ])
 }
 
+fn example_aggregate() -> Chunk {
+    let measurement = Measurement { name: "power".into(), unit: Some("W".into()), kind: MeasurementKind::Gauge };
+    let aggregate = Aggregate {
+        device: "meter".into(),
+        profile: "dsmr/5".into(),
+        measurement: Arc::new(measurement),
+        window: "power-1m".into(),
+        start_ms: 1_777_896_000_000,
+        end_ms: 1_777_896_060_000,
+        revision: 1,
+        count: 60,
+        sum: Some(25_140.0),
+        min: 402.0,
+        max: 455.0,
+        first: 410.0,
+        last: 431.0,
+        at: Stamp { wall_ms: 1_777_896_090_410, ..AT },
+    };
+    let stream = "9f3c1d20a4b7.aggregate".into();
+    Chunk { lane: Lane::Aggregate, stream, ..chunk(12, Record::Aggregate(Box::new(aggregate)), Vec::new()) }
+}
+
 fn encode(chunk: &Chunk, layout: Layout, format: Format, part: usize) -> Encoder {
     let mut encoder = Encoder::new(&gateway(), &kafka(layout, format));
     encoder.encode(chunk, 0, &chunk.batch.records[0], part).unwrap();
@@ -126,6 +148,7 @@ fn the_document_shows_what_is_written() {
         ("dead-letter", chunk(1236, Record::DeadLetter(Box::new(letter)), Vec::new()), Layout::Flat),
         ("gap", chunk(1237, Record::Gap(Box::new(gap)), Vec::new()), Layout::Wide),
         ("stream-end", chunk(1238, Record::StreamEnd(Box::new(end)), Vec::new()), Layout::Narrow),
+        ("aggregate", example_aggregate(), Layout::Flat),
     ];
     let mut examples = examples();
     for (name, chunk, layout) in cases {
@@ -181,6 +204,41 @@ fn an_unsynced_reading_tells_when_it_was_since_boot() {
     }
     let record = json(&Chunk { batch: Arc::new(batch), ..chunk }, Layout::Wide);
     assert_eq!((&record["time_quality"], &record["monotonic_ms"]), (&"unsynced".into(), &5_000.into()));
+}
+
+#[test]
+fn a_reading_that_no_window_could_count_says_why() {
+    let document = DOC.split("| `mark` |").nth(1).unwrap().split('\n').next().unwrap();
+    for mark in [Mark::None, Mark::Late, Mark::Future] {
+        let chunk = example_reading();
+        let mut batch = (*chunk.batch).clone();
+        if let Record::Reading(reading) = &mut batch.records[0] {
+            reading.mark = mark;
+        }
+        let chunk = Chunk { batch: Arc::new(batch), ..chunk };
+        for (layout, key) in [(Layout::Wide, "mark"), (Layout::Narrow, "mark"), (Layout::Flat, "_mark")] {
+            assert_eq!(json(&chunk, layout).get(key).and_then(serde_json::Value::as_str), mark.as_str());
+        }
+        assert!(mark.as_str().is_none_or(|word| document.contains(&format!("`{word}`"))), "{mark:?}");
+    }
+}
+
+#[test]
+fn an_aggregate_is_the_same_in_every_layout_and_known_by_what_it_is_of() {
+    let chunk = example_aggregate();
+    let wide = json(&chunk, Layout::Wide);
+    assert_eq!((&wide, &wide), (&json(&chunk, Layout::Narrow), &json(&chunk, Layout::Flat)));
+    let encoder = encode(&chunk, Layout::Narrow, Format::Json, 0);
+    assert_eq!((&*encoder.key, &*encoder.id), ("home-01/meter", "9f3c1d20a4b7.aggregate-12"));
+    assert_eq!(encoder.parts(&chunk.batch.records[0]), 1);
+    let mut chunk = example_aggregate();
+    if let Record::Aggregate(aggregate) = &mut Arc::make_mut(&mut chunk.batch).records[0] {
+        aggregate.sum = None;
+        aggregate.revision = 2;
+    }
+    let beyond = json(&chunk, Layout::Wide);
+    assert_eq!((&beyond["id"], &beyond["revision"]), (&wide["id"], &2.into()));
+    assert!(beyond.get("sum").is_none() && beyond.get("mean").is_none(), "{beyond}");
 }
 
 #[test]
