@@ -20,7 +20,7 @@ pub fn start(filter: &str) -> Result<(), tracing_subscriber::filter::ParseError>
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // journald names the descriptor that it listens on; it adds the time itself.
     if std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal() {
-        builder.event_format(Priority).init();
+        builder.with_ansi(false).event_format(Priority).init();
     } else {
         builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
     }
