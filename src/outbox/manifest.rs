@@ -219,7 +219,12 @@ impl Manifest {
             return Ok(());
         }
         let bytes = vec![0x52; usize::try_from(reserve_bytes(self.segments.len())).map_err(io::Error::other)?];
-        let written = fs::write(&path, bytes).and_then(|()| File::open(&path)?.sync_data());
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+            file.write_all(&bytes)?;
+            file.sync_data()
+        };
+        let written = write();
         if written.is_err() {
             let _ = fs::remove_file(&path);
         }

@@ -246,7 +246,7 @@ fn rebuild(directory: &Path, numbers: &[u64], manifest: &mut Manifest) -> Result
         manifest.run.clone_from(&run);
         let bytes = segment::disk_bytes(&path);
         let (lanes, starts, declares) = (ranges(&whole(&contents)), [0; 3], declares(&contents));
-        let entry = Entry { number, run, lanes, starts, oldest_ms: None, bytes, sealed: true, commits: None, declares };
+        let entry = Entry { number, run, lanes, starts, oldest_ms: oldest(&contents), bytes, sealed: true, commits: None, declares };
         manifest.segments.push(entry);
     }
     Ok(())
@@ -260,6 +260,15 @@ fn ranges(whole: &[(segment::Key, usize)]) -> [Option<Range>; 3] {
         let last = of_lane().map(|(key, count)| key.number + *count as u64).max()?.checked_sub(1)?;
         (last >= first).then_some(Range { first, last })
     })
+}
+
+/// When the first record of a segment was received, by the wall clock of then.
+fn oldest(contents: &Contents) -> Option<i64> {
+    let mut names = Names::default();
+    let first = |lane: Lane| contents.values.iter().find(|(key, _)| key.lane == Some(lane));
+    let firsts = Lane::ALL.into_iter().filter_map(first);
+    let batches = firsts.filter_map(|(_, value)| chunk::decode(&[chunk::open(value).ok()?], &mut names).ok());
+    batches.filter_map(|batch| Some(batch.records.first()?.received().wall_ms)).min()
 }
 
 /// The declarations among a segment's raw records.
@@ -355,6 +364,8 @@ impl Found {
             }
         }
         entry.sealed = true;
+        // The manifest learns it only when the segment is closed.
+        entry.oldest_ms = entry.oldest_ms.or_else(|| oldest(contents));
         entry.declares = declares(contents);
         entry.bytes = segment::disk_bytes(&segment_path(directory, entry.number));
     }

@@ -210,6 +210,17 @@ async fn after_a_crash_all_that_was_durable_is_there_and_the_stream_is_ended() {
 }
 
 #[tokio::test]
+async fn how_old_the_oldest_is_survives_a_crash() {
+    let mut rig = Rig::new();
+    let (outbox, closer) = rig.open();
+    rig.store(&outbox, 5).await;
+    crash(&mut rig, outbox, closer);
+    let (outbox, closer) = rig.open();
+    assert_eq!(outbox.backlog().oldest_ms, Some(1), "the first reading was received at 1");
+    closer.close().unwrap();
+}
+
+#[tokio::test]
 async fn delivered_records_are_not_given_again_after_a_rewind_or_a_restart() {
     let mut rig = Rig::new();
     let (outbox, closer) = rig.open();
