@@ -90,9 +90,9 @@ counts! {
     CommitErrors = "outbox_commit_errors_total", "";
     /// Bytes of chunks committed.
     CommittedBytes = "outbox_committed_bytes_total", "";
-    /// Bytes of the windows' journal, before compression.
+    /// Bytes of the windows' journal that went into commits.
     JournalBytes = "outbox_journal_bytes_total", "";
-    /// Bytes of checkpoints of the windows' state, before compression.
+    /// Bytes of checkpoints of the windows' state.
     CheckpointBytes = "outbox_checkpoint_bytes_total", "";
     /// Records given up because the outbox was full, by lane.
     Evicted = "outbox_evicted_total", "lane";

@@ -31,6 +31,7 @@ struct Arguments {
     rates: Vec<Option<u64>>,
     qos: Vec<u8>,
     compression: Option<String>,
+    rules: Option<String>,
     peer: Option<String>,
 }
 
@@ -40,6 +41,7 @@ fn arguments() -> Arguments {
         rates: vec![Some(100), Some(5_000), None],
         qos: vec![0, 1],
         compression: None,
+        rules: None,
         peer: None,
     };
     let mut arguments = std::env::args().skip(1);
@@ -54,8 +56,9 @@ fn arguments() -> Arguments {
             "--rates" => result.rates = value.split(',').map(|rate| rate.parse().ok()).collect(),
             "--qos" => result.qos = value.split(',').map(|qos| qos.parse().expect("--qos takes 0,1")).collect(),
             "--compression" => result.compression = Some(value),
+            "--rules" => result.rules = Some(std::fs::read_to_string(&value).expect("--rules takes a file")),
             "--peer" => result.peer = Some(value),
-            _ => panic!("unknown argument {name}; known: --seconds, --rates, --qos, --compression, --peer"),
+            _ => panic!("unknown argument {name}; known: --seconds, --rates, --qos, --compression, --rules, --peer"),
         }
     }
     result
@@ -76,7 +79,13 @@ fn main() {
     for &rate in &arguments.rates {
         for &qos in &arguments.qos {
             let count = rate.map_or(UNPACED_MESSAGES, |rate| rate * arguments.seconds);
-            let scenario = Scenario { rate, qos, count, compression: arguments.compression.as_deref() };
+            let scenario = Scenario {
+                rate,
+                qos,
+                count,
+                compression: arguments.compression.as_deref(),
+                rules: arguments.rules.as_deref().unwrap_or_default(),
+            };
             for peer in std::iter::once(None).chain(arguments.peer.as_deref().map(Some)) {
                 number += 1;
                 let topic = format!("bench-{number}");
@@ -87,6 +96,7 @@ fn main() {
                     Some(command) => measure_peer(command, &kafka, &broker, &topic, &scenario),
                 };
                 print_row(if peer.is_some() { "peer" } else { "tidegate" }, &scenario, &outcome);
+                print_state(&outcome);
             }
         }
     }
@@ -99,12 +109,16 @@ struct Scenario<'a> {
     count: u64,
     /// `kafka.compression`, if not the default.
     compression: Option<&'a str>,
+    /// Filters and windows, as in a configuration.
+    rules: &'a str,
 }
 
 struct Outcome {
     idle_percent: f64,
     cost: Cost,
     fsyncs: Option<u64>,
+    /// Bytes of journal and of checkpoints, with rules.
+    state: Option<(u64, u64)>,
     delivered: u64,
     took: Duration,
 }
@@ -117,10 +131,16 @@ fn measure_tidegate(kafka: &Kafka, broker: &Mosquitto, topic: &str, scenario: &S
     let mut gateway = Gateway::start(&config);
     gateway.wait_subscribed();
     let process = gateway.process().id();
-    let commits = |gateway: &mut Gateway| gateway.status().sum("outbox_commits_total");
-    let mut before = 0;
-    let mut outcome = measure(process, kafka, broker, topic, scenario, || before = commits(&mut gateway));
-    outcome.fsyncs = Some(commits(&mut gateway) - before);
+    let counts = |gateway: &mut Gateway| {
+        let status = gateway.status();
+        ["outbox_commits_total", "outbox_journal_bytes_total", "outbox_checkpoint_bytes_total"]
+            .map(|name| status.sum(name))
+    };
+    let mut before = [0; 3];
+    let mut outcome = measure(process, kafka, broker, topic, scenario, || before = counts(&mut gateway));
+    let [commits, journal, checkpoints] = counts(&mut gateway);
+    outcome.fsyncs = Some(commits - before[0]);
+    outcome.state = (!scenario.rules.is_empty()).then_some((journal - before[1], checkpoints - before[2]));
     outcome
 }
 
@@ -165,6 +185,7 @@ fn measure(
         idle_percent: idle.cpu.as_secs_f64() / IDLE.as_secs_f64() * 100.0,
         cost: Cost::of(process).since(&before),
         fsyncs: None,
+        state: None,
         delivered: records.saturating_sub(WARM_UP_MESSAGES),
         took,
     }
@@ -202,6 +223,13 @@ fn print_row(who: &str, scenario: &Scenario<'_>, outcome: &Outcome) {
             String::new()
         },
     );
+}
+
+/// What the windows' state costs the disk.
+fn print_state(outcome: &Outcome) {
+    let Some((journal, checkpoints)) = outcome.state else { return };
+    let per_second = |bytes: u64| bytes as f64 / outcome.took.as_secs_f64();
+    println!("{:<10} journal {:.0} B/s, checkpoints {:.0} B/s", "", per_second(journal), per_second(checkpoints));
 }
 
 fn machine() -> String {

@@ -47,8 +47,8 @@ pub(crate) enum CheckpointError {
     Version(u8),
 }
 
-/// Replaces it, durably.
-pub(crate) fn write(directory: &Path, segment: u64, bytes: &[u8]) -> io::Result<()> {
+/// Replaces it, durably; gives the bytes that it takes.
+pub(crate) fn write(directory: &Path, segment: u64, bytes: &[u8]) -> io::Result<u64> {
     let mut file = Vec::with_capacity(HEADER_BYTES + bytes.len() / 4);
     file.extend(MAGIC);
     file.push(VERSION);
@@ -62,6 +62,7 @@ pub(crate) fn write(directory: &Path, segment: u64, bytes: &[u8]) -> io::Result<
         Err(error) if use_reserve(directory, &error) => replace(directory, &file),
         done => done,
     }
+    .map(|()| file.len() as u64)
 }
 
 fn replace(directory: &Path, bytes: &[u8]) -> io::Result<()> {

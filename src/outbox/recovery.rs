@@ -246,7 +246,17 @@ fn rebuild(directory: &Path, numbers: &[u64], manifest: &mut Manifest) -> Result
         manifest.run.clone_from(&run);
         let bytes = segment::disk_bytes(&path);
         let (lanes, starts, declares) = (ranges(&whole(&contents)), [0; 3], declares(&contents));
-        let entry = Entry { number, run, lanes, starts, oldest_ms: oldest(&contents), bytes, sealed: true, commits: None, declares };
+        let entry = Entry {
+            number,
+            run,
+            lanes,
+            starts,
+            oldest_ms: oldest(&contents),
+            bytes,
+            sealed: true,
+            commits: None,
+            declares,
+        };
         manifest.segments.push(entry);
     }
     Ok(())

@@ -201,6 +201,8 @@ pub(crate) struct State {
     pub(crate) receipts: HashMap<Name, VecDeque<Receipt>>,
     /// The rules' state as it was after that append, to be kept once the append is durable.
     pub(crate) checkpoint: Option<(u64, Vec<u8>)>,
+    /// Bytes of the checkpoint on disk.
+    pub(crate) checkpoint_bytes: u64,
     /// A segment has begun since the last checkpoint.
     pub(crate) checkpoint_wanted: bool,
 }
@@ -223,6 +225,7 @@ impl State {
             cursor_changed: false,
             receipts,
             checkpoint: None,
+            checkpoint_bytes: 0,
             checkpoint_wanted: false,
         }
     }
@@ -378,7 +381,9 @@ impl Shared {
 
     /// Writes a checkpoint that no commit has to wait for: all journal is older than it, or not there yet.
     pub(crate) fn begin_journal(&self, bytes: &[u8]) -> std::io::Result<()> {
-        checkpoint::write(&self.directory, self.first_segment, bytes)
+        let written = checkpoint::write(&self.directory, self.first_segment, bytes)?;
+        self.lock().checkpoint_bytes = written;
+        Ok(())
     }
 
     pub(crate) fn hurry(&self) {

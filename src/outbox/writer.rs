@@ -262,15 +262,19 @@ impl Writer {
         let segment = shared.lock().tail.as_ref().map_or(self.manifest.next, |tail| tail.number);
         let written = checkpoint::write(&shared.directory, segment, bytes);
         let mut state = shared.lock();
-        if let Err(error) = written {
-            state.checkpoint_wanted = true;
-            drop(state);
-            if let Some(suppressed) = self.trouble.pass(clock::instant()) {
-                warn!(suppressed, "the windows' state could not be written, it stays in the journal: {error}");
+        let written = match written {
+            Ok(written) => written,
+            Err(error) => {
+                state.checkpoint_wanted = true;
+                drop(state);
+                if let Some(suppressed) = self.trouble.pass(clock::instant()) {
+                    warn!(suppressed, "the windows' state could not be written, it stays in the journal: {error}");
+                }
+                return;
             }
-            return;
-        }
-        self.counters.add(Count::CheckpointBytes, "", bytes.len() as u64);
+        };
+        self.counters.add(Count::CheckpointBytes, "", written);
+        state.checkpoint_bytes = written;
         let held_back = self.needed_from();
         self.journal_from = self.journal_from.map(|_| segment);
         // What only the journal held back can go now.

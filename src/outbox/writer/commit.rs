@@ -42,8 +42,9 @@ impl Writer {
         if block.journal.pieces.is_empty() {
             return Ok(Vec::new());
         }
-        self.counters.add(Count::JournalBytes, "", block.journal.pieces.len() as u64);
-        self.cutter.journal(block.journal.first, block.journal.last, &block.journal.pieces)
+        let parts = self.cutter.journal(block.journal.first, block.journal.last, &block.journal.pieces)?;
+        self.counters.add(Count::JournalBytes, "", parts.iter().map(|part| part.data.len() as u64).sum());
+        Ok(parts)
     }
 
     /// Cuts the block's records into chunks, by lane. A record that no chunk can hold becomes a dead letter.

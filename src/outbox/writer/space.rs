@@ -247,7 +247,9 @@ pub(super) fn has_room(state: &State, shared: &Shared) -> bool {
     let limit = shared.settings.segment_bytes + shared.settings.segment_bytes / 16;
     let one_more = (limit + SEGMENT_OVERHEAD_BYTES).next_multiple_of(DISK_STEP_BYTES);
     let reserve = reserve_bytes(state.segments.len() + 1);
-    stored_bytes(state) + one_more + reserve <= shared.settings.size_max || state.segments.is_empty()
+    // While a checkpoint is replaced there are two.
+    let checkpoints = 2 * state.checkpoint_bytes;
+    stored_bytes(state) + one_more + reserve + checkpoints <= shared.settings.size_max || state.segments.is_empty()
 }
 
 /// Adds a gap to those that wait to be declared; gaps of one stream that touch become one.
