@@ -28,6 +28,7 @@ pub mod outbox;
 pub mod print;
 pub mod profile;
 pub mod reading;
+pub mod replay;
 pub mod rules;
 pub mod source;
 pub mod status;
