@@ -31,6 +31,7 @@ pub mod pipeline;
 pub mod print;
 pub mod profile;
 pub mod reading;
+pub mod replay;
 pub mod rules;
 pub mod source;
 pub mod status;

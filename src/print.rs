@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::config::{self, Config};
-use crate::reading::{Batch, Field, Frames, Record, Value};
+use crate::reading::{Aggregate, Batch, Field, Frames, Record, Value};
 use crate::uplink::lines::Lines;
 
 /// How readings are shown.
@@ -40,7 +40,7 @@ struct Inner {
     lines: Lines,
     /// Subscriptions and ports that have not been heard of, by source.
     silent: Vec<(String, String)>,
-    device_width: usize,
+    columns: Columns,
     out: Vec<u8>,
     batches: u64,
 }
@@ -53,7 +53,7 @@ impl Printer {
             format,
             lines: Lines::new(&config.gateway, &config.kafka, "print"),
             silent: expected,
-            device_width: 12,
+            columns: Columns::default(),
             out: Vec::new(),
             batches: 0,
         };
@@ -107,19 +107,42 @@ impl Inner {
             self.lines.write(batch, &mut self.out);
             return;
         }
+        self.columns.write(batch, &mut self.out);
+        batch.clear();
+    }
+}
+
+/// Shows records in columns, for a person.
+#[derive(Debug)]
+pub(crate) struct Columns {
+    device_width: usize,
+}
+
+impl Default for Columns {
+    fn default() -> Self {
+        Self { device_width: 12 }
+    }
+}
+
+impl Columns {
+    /// Appends a line for each record to `out`.
+    pub(crate) fn write(&mut self, batch: &Batch, out: &mut Vec<u8>) {
         let mut text = String::new();
         for record in &batch.records {
             // Writing to a string cannot fail.
             let _ = match record {
                 Record::Reading(reading) => {
-                    self.device_width = self.device_width.max(reading.device.chars().count().min(32));
+                    self.widen(&reading.device);
                     let width = self.device_width;
                     let _ = write!(text, "{}  {:width$} ", time_of_day(reading.time_ms), reading.device);
                     for field in batch.fields_of(reading) {
                         text.push_str("  ");
                         write_field(&mut text, field);
                     }
-                    writeln!(text)
+                    match reading.mark.as_str() {
+                        Some(mark) => writeln!(text, "  ({mark})"),
+                        None => writeln!(text),
+                    }
                 }
                 Record::State(state) => {
                     let (time, width) = (time_of_day(state.received.wall_ms), self.device_width);
@@ -134,12 +157,32 @@ impl Inner {
                     let time = time_of_day(letter.received.wall_ms);
                     writeln!(text, "{time}  {}: refused ({}): {}", letter.origin, letter.reason.as_str(), letter.detail)
                 }
-                // Rules do not run here.
-                Record::Aggregate(_) | Record::Gap(_) | Record::StreamEnd(_) => Ok(()),
+                Record::Aggregate(aggregate) => {
+                    self.widen(&aggregate.device);
+                    self.aggregate(&mut text, aggregate)
+                }
+                Record::Gap(_) | Record::StreamEnd(_) => Ok(()),
             };
         }
-        batch.clear();
-        self.out.extend_from_slice(text.as_bytes());
+        out.extend_from_slice(text.as_bytes());
+    }
+}
+
+impl Columns {
+    fn widen(&mut self, device: &str) {
+        self.device_width = self.device_width.max(device.chars().count().min(32));
+    }
+
+    fn aggregate(&self, text: &mut String, aggregate: &Aggregate) -> std::fmt::Result {
+        let Aggregate { device, window, measurement, count, min, max, first, last, revision, .. } = aggregate;
+        let (time, width) = (time_of_day(aggregate.start_ms), self.device_width);
+        let unit = measurement.unit.as_deref().unwrap_or_default();
+        write!(text, "{time}  {device:width$}   [{window}] {} {unit}  count={count}", measurement.name)?;
+        if let Some(mean) = aggregate.mean() {
+            write!(text, "  mean={mean}")?;
+        }
+        write!(text, "  min={min}  max={max}  first={first}  last={last}")?;
+        if *revision > 1 { writeln!(text, "  (revision {revision})") } else { writeln!(text) }
     }
 }
 

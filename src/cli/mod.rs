@@ -1,6 +1,7 @@
 //! The `tidegate` command: what it takes, and which part answers it.
 
 pub mod check;
+pub mod replay;
 pub mod run;
 pub mod status;
 
@@ -47,6 +48,22 @@ enum Command {
         #[arg(long)]
         print: bool,
     },
+    /// Show what the rules of a configuration would make of recorded readings
+    Replay {
+        /// The recording, as `tidegate run --print --format ndjson` writes it, or records of the wide layout from Kafka; `-` reads it from the pipe
+        file: PathBuf,
+        #[command(flatten)]
+        config: ConfigFile,
+        /// How to show it; a table on a terminal and NDJSON elsewhere unless set
+        #[arg(long)]
+        format: Option<PrintFormat>,
+        /// How fast: 1 is as fast as it was recorded, 60 a minute each second; as fast as it goes unless set
+        #[arg(long, value_name = "FACTOR", value_parser = replay::speed)]
+        speed: Option<f64>,
+        /// Close the windows that are open at the end, as if the devices fell silent, and show their aggregates too
+        #[arg(long)]
+        close: bool,
+    },
     /// Show links, backlog and counters of the running gateway
     Status {
         #[command(flatten)]
@@ -75,6 +92,15 @@ enum PrintFormat {
     Ndjson,
 }
 
+impl From<PrintFormat> for crate::print::Format {
+    fn from(format: PrintFormat) -> Self {
+        match format {
+            PrintFormat::Table => Self::Table,
+            PrintFormat::Ndjson => Self::Ndjson,
+        }
+    }
+}
+
 /// Does what the command line asks for.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -84,14 +110,11 @@ pub fn main() -> ExitCode {
     }
     match command {
         Command::Run { config, print: false, .. } => run::gateway(&config.config),
-        Command::Run { config, print: true, format } => run::print(
-            &config.config,
-            format.map(|format| match format {
-                PrintFormat::Table => crate::print::Format::Table,
-                PrintFormat::Ndjson => crate::print::Format::Ndjson,
-            }),
-        ),
+        Command::Run { config, print: true, format } => run::print(&config.config, format.map(Into::into)),
         Command::Check { config, print } => check::run(&config.config, print, further),
+        Command::Replay { file, config, format, speed, close } => {
+            replay::run(&file, &config.config, &replay::Options { format: format.map(Into::into), speed, close })
+        }
         Command::Status { config, data_dir, json } => status::run(&config.config, data_dir, json),
     }
 }

@@ -208,7 +208,7 @@ fn name_or_made(section: &Section<'_>, given: Option<String>, select: &Select, d
     let selected: Vec<String> = [&select.devices, &select.measurements]
         .into_iter()
         .filter(|patterns| !patterns.is_empty())
-        .map(joined)
+        .map(|patterns| joined(patterns))
         .collect();
     let made = match (selected.is_empty(), does) {
         (true, does) => format!("all-{does}"),
@@ -225,7 +225,7 @@ fn name_or_made(section: &Section<'_>, given: Option<String>, select: &Select, d
 }
 
 /// Patterns as a part of a name.
-fn joined(patterns: &Vec<String>) -> String {
+fn joined(patterns: &[String]) -> String {
     let shown = if patterns.len() > PATTERNS_NAMED_MAX { 1 } else { patterns.len() };
     let mut parts: Vec<String> = patterns[..shown].iter().map(|pattern| values::in_rule_name(pattern)).collect();
     if patterns.len() > shown {
