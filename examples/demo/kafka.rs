@@ -81,6 +81,8 @@ pub(crate) struct Found {
     pub(crate) last_strange: String,
     /// When the last record came.
     pub(crate) last_at: Instant,
+    /// Every reading as it stands in Kafka, behind the time at which the gateway received it.
+    recording: Vec<(String, String)>,
 }
 
 impl Found {
@@ -92,6 +94,13 @@ impl Found {
     /// The highest sequence number of a stream: so many records were stored in it at least.
     pub(crate) fn highest(&self, stream: &str) -> u64 {
         self.records.get(stream).and_then(BTreeSet::last).copied().unwrap_or(0)
+    }
+
+    /// What came, in the order in which the gateway received it: a line of JSON a reading.
+    pub(crate) fn recording(&self) -> Vec<&str> {
+        let mut lines: Vec<_> = self.recording.iter().collect();
+        lines.sort();
+        lines.into_iter().map(|(_, line)| line.as_str()).collect()
     }
 
     /// Sequence numbers that are missing below the highest of their stream.
@@ -118,7 +127,10 @@ impl Found {
         };
         if !self.readings.entry(device.to_owned()).or_default().insert(number as u64) {
             self.stored_twice += 1;
+            return;
         }
+        let received = record["received"].as_str().unwrap_or_default().to_owned();
+        self.recording.push((received, String::from_utf8_lossy(payload).into_owned()));
     }
 
     fn wonder(&mut self, payload: &[u8]) {
@@ -159,6 +171,7 @@ impl Consumer {
             strange: 0,
             last_strange: String::new(),
             last_at: clock::instant(),
+            recording: Vec::new(),
         }));
         let stop = Arc::new(AtomicBool::new(false));
         let (to_fill, stopped) = (Arc::clone(&found), Arc::clone(&stop));

@@ -10,6 +10,7 @@
 //! | `sensors.rs`, `serial.rs` | what is measured |
 //! | `broker.rs`, `kafka.rs` | what the gateway is connected to |
 //! | `gateway.rs` | the gateway and its configuration file |
+//! | `rules.rs` | the same readings once more, through rules |
 //! | `display.rs` | what you see |
 //!
 //! Invariants: every wait has a bound and a name; the gateway is only asked what `tidegate status` asks it, and what
@@ -20,6 +21,7 @@ mod broker;
 mod display;
 mod gateway;
 mod kafka;
+mod rules;
 mod sensors;
 mod serial;
 mod stage;
@@ -112,7 +114,7 @@ async fn story(dir: &Path) -> anyhow::Result<Verdict> {
     stage.close_display();
     let _silence = played?;
     stopped?;
-    let verdict = Verdict::of(&stage);
+    let verdict = Verdict::of(&stage, dir)?;
     println!("{verdict}");
     Ok(verdict)
 }

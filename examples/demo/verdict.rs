@@ -1,12 +1,15 @@
 //! The verdict: what the sensors sent against what a Kafka consumer read.
 
 use std::fmt;
+use std::path::Path;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
-use super::serial;
+use tidegate::replay::Summary;
+
 use super::stage::Stage;
+use super::{rules, serial};
 
 /// All of it counted.
 #[derive(Debug)]
@@ -22,11 +25,13 @@ pub(crate) struct Verdict {
     strange: u64,
     last_strange: String,
     most_waiting: u64,
+    /// What rules would have made of it.
+    with_rules: Summary,
 }
 
 impl Verdict {
-    /// Compares, reading by reading.
-    pub(crate) fn of(stage: &Stage) -> Self {
+    /// Compares, reading by reading, and replays them through rules.
+    pub(crate) fn of(stage: &Stage, dir: &Path) -> anyhow::Result<Self> {
         let found = stage.consumer.found();
         let published = stage.sensors.iter().flat_map(|sensors| sensors.published());
         let mut lost = Vec::new();
@@ -37,9 +42,10 @@ impl Verdict {
         }
         let (delivered, stored_twice, sent_twice) = (found.delivered(), found.stored_twice, found.sent_twice);
         let (gaps, strange, last_strange) = (found.gaps(), found.strange, found.last_strange.clone());
+        let with_rules = rules::replay(dir, &found.recording())?;
         drop(found);
         let by_serial = stage.meter.lines();
-        Self {
+        Ok(Self {
             by_mqtt: stage.sent() - by_serial,
             by_serial,
             stored: stage.stored(),
@@ -51,7 +57,8 @@ impl Verdict {
             strange,
             last_strange,
             most_waiting: stage.most_waiting,
-        }
+            with_rules,
+        })
     }
 
     /// Nothing lost, and nothing came that nobody sent.
@@ -87,6 +94,18 @@ impl fmt::Display for Verdict {
             column.set_cell_alignment(CellAlignment::Right);
         }
         writeln!(f, "{table}\n")?;
+        let (before, after) = (&self.with_rules.without_rules, &self.with_rules.sent);
+        let percent = |part: u64, whole: u64| part as f64 * 100.0 / whole.max(1) as f64;
+        writeln!(
+            f,
+            "The same readings through a dozen lines of rules, as `tidegate replay` does it: {} records became\n\
+             {}, that is {:.0} % of them and {:.0} % of the bytes: temperatures that changed, and {} aggregates.\n",
+            before.records(),
+            after.records(),
+            percent(after.records(), before.records()),
+            percent(after.bytes, before.bytes),
+            after.aggregates,
+        )?;
         if self.is_good() {
             return write!(
                 f,
