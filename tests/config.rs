@@ -169,6 +169,20 @@ fn only_showing_readings_needs_no_kafka() {
     assert!(!shown.print().contains("[kafka]"));
 }
 
+#[test]
+fn replaying_needs_neither_sources_nor_secrets_nor_certificates() {
+    let path = Path::new("/nowhere/gateway.toml");
+    let only_rules = "[[filter]]\ndevice = \"x\"\naction = \"drop\"";
+    assert_eq!(Loaded::parse(only_rules, path, Purpose::Replay, &env).unwrap().config.rules.filters.len(), 1);
+    assert!(Loaded::parse(only_rules, path, Purpose::Show, &env).is_err());
+    let whole = whole_example().replace("{ file = \"kafka-password\" }", "{ env = \"UNSET\" }");
+    assert!(Loaded::parse(&whole, path, Purpose::Show, &env).is_err());
+    Loaded::parse(&whole, path, Purpose::Replay, &env).unwrap();
+    // What is wrong with them is wrong all the same.
+    let secret = MINIMAL.replace("[kafka]", "password = \"hunter2\"\n[kafka]");
+    assert!(Loaded::parse(&secret, path, Purpose::Replay, &env).is_err());
+}
+
 /// The rules of a file, each by the name that it has or that was made for it.
 fn rule_names(rules: &str) -> Vec<String> {
     let loaded = load(&MINIMAL.replace("[kafka]", &format!("{rules}\n[kafka]")), Path::new(""));

@@ -62,7 +62,7 @@ enum Stop {
 /// Replays the recording `file` (`-` is stdin) with the configuration at `config`.
 #[must_use]
 pub fn run(file: &Path, config: &Path, options: &Options) -> ExitCode {
-    let loaded = match Loaded::load(config, Purpose::Show) {
+    let loaded = match Loaded::load(config, Purpose::Replay) {
         Ok(loaded) => loaded,
         Err(errors) => {
             let _ = writeln!(io::stderr(), "{errors}");
@@ -143,7 +143,8 @@ impl Player {
                 Err(reason) => self.refuse(number, &reason),
             }
         }
-        self.replay.summary_mut().out_of_order = parser.out_of_order();
+        let summary = self.replay.summary_mut();
+        (summary.out_of_order, summary.of_other_gateways) = (parser.out_of_order(), parser.of_other_gateways());
         self.apply()
     }
 
