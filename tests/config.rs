@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tidegate::cli::check;
-use tidegate::config::{
-    Compression, Config, Deadband, Errors, Filter, FilterAction, Loaded, MqttVersion, Purpose, Retained, Select,
-    ValueRange, WhenFull, Window,
-};
+use tidegate::config::{Compression, Config, Errors, Loaded, MqttVersion, Purpose, Retained, WhenFull};
+
+#[path = "config/rules.rs"]
+mod rules;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const SECRET: &str = "hunter2";
@@ -169,113 +169,18 @@ fn only_showing_readings_needs_no_kafka() {
     assert!(!shown.print().contains("[kafka]"));
 }
 
-/// The rules of a file, each by the name that it has or that was made for it.
-fn rule_names(rules: &str) -> Vec<String> {
-    let loaded = load(&MINIMAL.replace("[kafka]", &format!("{rules}\n[kafka]")), Path::new(""));
-    let rules = loaded.unwrap_or_else(|errors| panic!("{errors}")).config.rules;
-    let filters = rules.filters.into_iter().map(|filter| filter.name);
-    filters.chain(rules.windows.into_iter().map(|window| window.name)).collect()
-}
-
 #[test]
-fn a_rule_without_a_name_is_called_after_what_it_says() {
-    for (rule, name) in [
-        ("[[window]]\nmeasurement = [\"power\", \"power_returned\"]\nevery = \"60s\"", "power+power_returned-1m"),
-        ("[[window]]\nevery = \"1h30m\"", "all-1h30m"),
-        (
-            "[[window]]\ndevice = \"lab/*\"\nmeasurement = [\"*\", \"!energy\"]\nevery = \"1d\"",
-            "lab__-all+not_energy-1d",
-        ),
-        ("[[window]]\nmeasurement = [\"a\", \"b\", \"c\", \"d\"]\nevery = \"1m\"", "a+3-1m"),
-        ("[[filter]]\nmeasurement = \"t\"\nrange = { min = 1 }\ndeadband = { percent = 1 }", "t-range-deadband"),
-        ("[[filter]]\nmin_interval = \"10s\"", "all-every-10s"),
-        ("[[filter]]\ndevice = \"test-?\"\naction = \"drop\"", "test-_-drop"),
-        ("[[filter]]\nname = \"Mine.1\"\ndevice = \"x\"\naction = \"keep\"", "Mine.1"),
-    ] {
-        assert_eq!(rule_names(rule), [name], "{rule}");
-    }
-}
-
-#[test]
-fn the_rules_of_the_readme_are_short_and_right() {
-    let readme = std::fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-    let block =
-        readme.split("<!-- rules that a test loads -->\n```toml\n").nth(1).unwrap().split("```").next().unwrap();
-    assert!(block.lines().count() <= 20, "{block}");
-    assert_eq!(rule_names(block), ["temperature-deadband", "test-_-drop", "power+power_returned-1m"]);
-}
-
-#[test]
-fn the_order_of_rules_changes_no_name() {
-    let one = "[[window]]\nmeasurement = \"a\"\nevery = \"1m\"\n";
-    let two = "[[window]]\nmeasurement = \"a\"\nevery = \"1h\"\n";
-    let (mut forth, back) = (rule_names(&format!("{one}{two}")), rule_names(&format!("{two}{one}")));
-    forth.reverse();
-    assert_eq!(forth, back);
-}
-
-#[test]
-fn rules_are_read_as_they_are_written() {
-    let text = r#"
-[[filter]]
-device = "!test-*"
-measurement = ["temperature", "humidity"]
-range = { min = -40, max = 1_000.5 }
-deadband = { absolute = 0.2, percent = 1e1, at_least_every = "15m" }
-min_interval = "10s"
-[[filter]]
-measurement = "lux"
-range = { max = "${QOS}" }
-action = "keep"
-[[window]]
-name = "days"
-measurement = "energy*"
-every = "24h"
-time_zone = "Europe/Amsterdam"
-lateness = "0s"
-update_within = "1h"
-forward_raw = false
-[limits]
-series = 7
-open_windows = 8
-state = "1MiB"
-future = "1m"
-"#;
-    let rules = load(&MINIMAL.replace("[kafka]", &format!("{text}[kafka]")), Path::new("")).unwrap().config.rules;
-    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-    let first = Filter {
-        name: "not_test-_-temperature+humidity-range-deadband-every-10s".to_owned(),
-        select: Select { devices: texts(&["!test-*"]), measurements: texts(&["temperature", "humidity"]) },
-        action: FilterAction::Test,
-        range: Some(ValueRange { min: Some(-40.0), max: Some(1000.5) }),
-        deadband: Some(Deadband {
-            absolute: Some(0.2),
-            percent: Some(10.0),
-            at_least_every: Some(Duration::from_secs(900)),
-        }),
-        min_interval: Some(Duration::from_secs(10)),
-    };
-    let second = Filter {
-        name: "lux-keep".to_owned(),
-        select: Select { devices: Vec::new(), measurements: texts(&["lux"]) },
-        action: FilterAction::Keep,
-        range: Some(ValueRange { min: None, max: Some(0.0) }),
-        deadband: None,
-        min_interval: None,
-    };
-    assert_eq!(rules.filters, [first, second]);
-    let window = Window {
-        name: "days".to_owned(),
-        select: Select { devices: Vec::new(), measurements: texts(&["energy*"]) },
-        every: Duration::from_secs(86_400),
-        time_zone: Some("Europe/Amsterdam".to_owned()),
-        lateness: Duration::ZERO,
-        update_within: Some(Duration::from_secs(3_600)),
-        forward_raw: false,
-    };
-    assert_eq!(rules.windows, [window]);
-    assert_eq!((rules.series_max, rules.open_windows_max, rules.state_bytes_max), (7, 8, 1 << 20));
-    assert_eq!(rules.future_max, Duration::from_secs(60));
+fn replaying_needs_neither_sources_nor_secrets_nor_certificates() {
+    let path = Path::new("/nowhere/gateway.toml");
+    let only_rules = "[[filter]]\ndevice = \"x\"\naction = \"drop\"";
+    assert_eq!(Loaded::parse(only_rules, path, Purpose::Replay, &env).unwrap().config.rules.filters.len(), 1);
+    assert!(Loaded::parse(only_rules, path, Purpose::Show, &env).is_err());
+    let whole = whole_example().replace("{ file = \"kafka-password\" }", "{ env = \"UNSET\" }");
+    assert!(Loaded::parse(&whole, path, Purpose::Show, &env).is_err());
+    Loaded::parse(&whole, path, Purpose::Replay, &env).unwrap();
+    // What is wrong with them is wrong all the same.
+    let secret = MINIMAL.replace("[kafka]", "password = \"hunter2\"\n[kafka]");
+    assert!(Loaded::parse(&secret, path, Purpose::Replay, &env).is_err());
 }
 
 /// The example file with every setting that it leaves out taken in.

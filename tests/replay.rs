@@ -289,6 +289,21 @@ fn lines_in_another_order_than_they_were_received_are_told() {
 }
 
 #[test]
+fn records_of_two_gateways_are_told() {
+    let other = RECORDED.replace("home-01", "home-02");
+    let replayed = replay(NO_RULES, format!("{RECORDED}{other}").as_bytes(), &[]);
+    replayed.says(19, "records of another gateway than the first: devices of one name were taken for one device");
+}
+
+#[test]
+fn rules_alone_are_a_configuration_to_replay_with() {
+    let rules = "[[filter]]\nmeasurement = \"power\"\naction = \"drop\"";
+    assert_eq!(replay(rules, RECORDED.as_bytes(), &[]).code, 0);
+    let secrets = format!("{NO_RULES}user = \"u\"\npassword = {{ file = \"not-here\" }}\n{rules}");
+    assert_eq!(replay(&secrets, RECORDED.as_bytes(), &[]).code, 0);
+}
+
+#[test]
 fn a_silence_of_years_is_over_in_a_moment() {
     let later = RECORDED.lines().last().unwrap().replace("\"received\":\"2026", "\"received\":\"2126");
     let began = clock::instant();

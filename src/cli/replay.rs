@@ -62,7 +62,7 @@ enum Stop {
 /// Replays the recording `file` (`-` is stdin) with the configuration at `config`.
 #[must_use]
 pub fn run(file: &Path, config: &Path, options: &Options) -> ExitCode {
-    let loaded = match Loaded::load(config, Purpose::Show) {
+    let loaded = match Loaded::load(config, Purpose::Replay) {
         Ok(loaded) => loaded,
         Err(errors) => {
             let _ = writeln!(io::stderr(), "{errors}");
@@ -143,7 +143,8 @@ impl Player {
                 Err(reason) => self.refuse(number, &reason),
             }
         }
-        self.replay.summary_mut().out_of_order = parser.out_of_order();
+        let summary = self.replay.summary_mut();
+        (summary.out_of_order, summary.of_other_gateways) = (parser.out_of_order(), parser.of_other_gateways());
         self.apply()
     }
 
@@ -256,8 +257,7 @@ impl Pace {
 
 /// How far it has come, for whoever waits at a terminal that shows nothing else.
 struct Progress {
-    bar: Option<ProgressBar>,
-    length: Option<u64>,
+    bar: ProgressBar,
     began: Instant,
     drawn: Instant,
     read: u64,
@@ -268,7 +268,7 @@ impl Progress {
     fn new(length: Option<u64>) -> Self {
         let now = clock::instant();
         let wanted = io::stderr().is_terminal() && !io::stdout().is_terminal();
-        Self { bar: None, length, began: now, drawn: now, read: 0, wanted }
+        Self { bar: bar(length), began: now, drawn: now, read: 0, wanted }
     }
 
     fn advance(&mut self, bytes: u64) {
@@ -278,36 +278,33 @@ impl Progress {
             return;
         }
         let now = clock::instant();
-        if now - self.began < PROGRESS_AFTER || now - self.drawn < PROGRESS_EVERY {
+        if now - self.drawn < PROGRESS_EVERY {
             return;
         }
         self.drawn = now;
-        self.bar.get_or_insert_with(|| bar(self.length)).set_position(self.read);
+        // Hidden until then, it knows the speed when it is shown.
+        if self.bar.is_hidden() && now - self.began >= PROGRESS_AFTER {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        self.bar.set_position(self.read);
     }
 
     /// A line for a person, above the bar if there is one.
     fn say(&self, line: &str) {
-        match &self.bar {
-            Some(bar) => bar.println(line),
-            None => drop(writeln!(io::stderr(), "{line}")),
-        }
+        self.bar.suspend(|| drop(writeln!(io::stderr(), "{line}")));
     }
 
     fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.bar.finish_and_clear();
     }
 }
 
 fn bar(length: Option<u64>) -> ProgressBar {
     let (bar, template) = match length {
-        Some(length) => {
-            (ProgressBar::new(length), "{bar:40} {percent:>3} %  {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left")
-        }
-        None => (ProgressBar::new_spinner(), "{spinner} {bytes}  {bytes_per_sec}"),
+        Some(length) => (ProgressBar::new(length), "{bar:40} {percent:>3} %  {bytes} of {total_bytes}, {eta} left"),
+        None => (ProgressBar::new_spinner(), "{spinner} {bytes}, {bytes_per_sec}"),
     };
-    bar.set_draw_target(ProgressDrawTarget::stderr());
+    bar.set_draw_target(ProgressDrawTarget::hidden());
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,

@@ -24,6 +24,9 @@ pub enum Purpose {
     Run,
     /// To show readings only: `[kafka]` may be left out, and [`Kafka::brokers`](super::Kafka::brokers) is empty then.
     Show,
+    /// To try its rules on a recording, on any machine: as for showing, sources may be left out too, and neither secrets
+    /// nor certificates are looked for.
+    Replay,
 }
 
 /// A valid configuration and its file.
@@ -90,6 +93,7 @@ impl Loaded {
             text,
             base,
             env,
+            purpose,
             problems: RefCell::default(),
             asked: RefCell::default(),
             origins: RefCell::default(),
@@ -183,7 +187,9 @@ fn config(root: &Section<'_>, purpose: Purpose) -> Config {
     let serial: Vec<_> =
         serial_section.named().into_iter().map(|(name, at)| (sources::serial(&name, &at), at)).collect();
     sources::between(&mqtt, &serial);
-    if !root.has("mqtt") && !root.has("serial") {
+    if purpose == Purpose::Replay {
+        // The rules alone are enough.
+    } else if !root.has("mqtt") && !root.has("serial") {
         let message = "nothing to collect: expected at least one table [mqtt.NAME] or [serial.NAME]".to_owned();
         root.cx.note(None, "", message, None);
     } else if mqtt_section.is_empty() && serial_section.is_empty() {

@@ -4,13 +4,15 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::Secret;
 use super::field::{Field, clip_path};
 use super::section::Section;
 use super::units::is_variable_name;
+use super::{Purpose, Secret};
 
 /// A secret's file is not larger than this, in bytes.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
+/// Stands for a secret where nobody connects to anything.
+const NOT_LOOKED_FOR: &str = "not looked for";
 const HOW: &str = "write { file = \"NAME\" } (a systemd credential or a file beside this one) or { env = \"NAME\" }";
 
 /// Where a secret came from, as the file says it.
@@ -52,14 +54,21 @@ fn secret(field: &Field<'_>) -> Option<Secret> {
             let name = at.checked(|name| {
                 if name.is_empty() || name.contains('\0') { Err("a file".to_owned()) } else { Ok(name.to_owned()) }
             })?;
-            (Origin::File(name.clone()), from_file(&name, cx.base, (cx.env)("CREDENTIALS_DIRECTORY").as_deref()), at)
+            let found = match cx.purpose {
+                Purpose::Replay => Ok(NOT_LOOKED_FOR.to_owned()),
+                _ => from_file(&name, cx.base, (cx.env)("CREDENTIALS_DIRECTORY").as_deref()),
+            };
+            (Origin::File(name), found, at)
         }
         (None, Some(at)) => {
             let name = at.checked(|name| match is_variable_name(name) {
                 true => Ok(name.to_owned()),
                 false => Err("the name of an environment variable".to_owned()),
             })?;
-            let found = (cx.env)(&name).ok_or_else(|| format!("the environment variable `{name}` is not set"));
+            let found = match cx.purpose {
+                Purpose::Replay => Ok(NOT_LOOKED_FOR.to_owned()),
+                _ => (cx.env)(&name).ok_or_else(|| format!("the environment variable `{name}` is not set")),
+            };
             (Origin::Env(name), found, at)
         }
         _ => {

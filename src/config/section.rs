@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
+use super::Purpose;
 use super::errors::{Problem, Show, did_you_mean, place};
 use super::field::Field;
 use super::secret::Origin;
@@ -27,6 +28,8 @@ pub(super) struct Context<'a> {
     pub(super) base: &'a Path,
     /// Environment variables.
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
+    /// What the file is wanted for.
+    pub(super) purpose: Purpose,
     /// What is wrong so far.
     pub(super) problems: RefCell<Vec<Problem>>,
     /// Every key that was asked for, with `*` for a name of the user's.

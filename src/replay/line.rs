@@ -37,6 +37,9 @@ pub enum Parsed {
 #[derive(Debug, Default)]
 pub struct Parser {
     passing: Passing,
+    /// The gateway of the first record, and how many were of another one.
+    gateway: Option<Box<str>>,
+    strangers: u64,
     names: HashMap<Box<str>, Name>,
     measurements: HashMap<Box<str>, Arc<Measurement>>,
 }
@@ -48,6 +51,8 @@ struct Line<'a> {
     kind: Option<Cow<'a, str>>,
     #[serde(borrow)]
     _kind: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    gateway: Option<Cow<'a, str>>,
     #[serde(borrow)]
     device: Option<Cow<'a, str>>,
     #[serde(borrow)]
@@ -120,8 +125,8 @@ impl Parser {
             return Err(format!("expected schema {SCHEMA}, found {schema}, which a newer tidegate wrote"));
         }
         match line.kind.as_deref() {
-            Some("reading") => self.reading(&line, batch),
-            Some("state") => self.state(&line, batch),
+            Some("reading") => self.reading(&line, batch).inspect(|_| self.of_gateway(&line)),
+            Some("state") => self.state(&line, batch).inspect(|_| self.of_gateway(&line)),
             Some("aggregate") => Ok(Parsed::Other("aggregate")),
             Some("dead-letter") => Ok(Parsed::Other("dead-letter")),
             Some("gap") => Ok(Parsed::Other("gap")),
@@ -183,6 +188,18 @@ impl Parser {
     #[must_use]
     pub fn out_of_order(&self) -> u64 {
         self.passing.back()
+    }
+
+    /// How many records came from another gateway than the first.
+    #[must_use]
+    pub fn of_other_gateways(&self) -> u64 {
+        self.strangers
+    }
+
+    fn of_gateway(&mut self, line: &Line<'_>) {
+        let gateway = line.gateway.as_deref().unwrap_or_default();
+        let first = self.gateway.get_or_insert_with(|| gateway.into());
+        self.strangers += u64::from(**first != *gateway);
     }
 
     fn name(&mut self, name: &str) -> Name {
@@ -257,7 +274,7 @@ fn said(line: &[u8], error: &serde_json::Error) -> String {
             "flags" => each("true or false", Json::is_boolean),
             "schema" | "monotonic_ms" => (!value.is_u64() && !value.is_null())
                 .then(|| format!("expected a whole number as `{key}`, found {}", kind_of(value))),
-            "kind" | "_kind" | "device" | "profile" | "time" | "received" | "time_quality" | "state"
+            "kind" | "_kind" | "gateway" | "device" | "profile" | "time" | "received" | "time_quality" | "state"
             | "measurement" => (!value.is_string() && !value.is_null())
                 .then(|| format!("expected a string as `{key}`, found {}", kind_of(value))),
             _ => None,

@@ -66,6 +66,8 @@ pub struct Summary {
     pub others: BTreeMap<&'static str, u64>,
     /// Records that were received before one that stands above them.
     pub out_of_order: u64,
+    /// Records of another gateway than the first record's.
+    pub of_other_gateways: u64,
     /// What would have been sent without rules.
     pub without_rules: Sent,
     /// What was sent.
@@ -121,6 +123,10 @@ impl fmt::Display for Summary {
         if self.out_of_order > 0 {
             let why = "received before one above them: time stood still there; sort the file by `received`";
             line(f, self.out_of_order, format_args!("{why}"))?;
+        }
+        if self.of_other_gateways > 0 {
+            let why = "records of another gateway than the first: devices of one name were taken for one device";
+            line(f, self.of_other_gateways, format_args!("{why}"))?;
         }
         for (count, words) in RULE_COUNTS {
             for ((_, label), number) in self.counts.iter().filter(|((found, _), _)| *found == count) {
