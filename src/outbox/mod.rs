@@ -43,7 +43,6 @@ use tokio::sync::watch;
 
 pub use self::pending::Append;
 pub use self::reader::{ReadError, Reader};
-#[cfg(test)]
 pub(crate) use self::record::from_cbor;
 pub use self::record::to_cbor;
 pub use self::recovery::OpenError;
