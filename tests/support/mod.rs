@@ -12,6 +12,7 @@
 // These are tests, although clippy knows only functions marked `#[test]` as such.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
+pub(crate) mod day;
 pub(crate) mod gateway;
 pub(crate) mod kafka;
 pub(crate) mod mosquitto;

@@ -18,6 +18,10 @@ pub(crate) enum Part {
     Strace,
     /// For certificates.
     Openssl,
+    /// The oracle for windows, in the same virtual environment.
+    Pandas,
+    /// A library that makes a program see another time.
+    Faketime,
     /// The right to mount a small file system, as root or in a user namespace.
     Mount,
 }
@@ -40,6 +44,8 @@ impl Part {
                 no_python_module("kafka")
             }
             Self::Paho => no_python_module("paho.mqtt.client"),
+            Self::Pandas => no_python_module("pandas"),
+            Self::Faketime => faketime().is_none().then(|| "libfaketime is not installed".into()),
             Self::Strace => {
                 (!succeeds("strace", &["-qq", "-o", "/dev/null", "true"])).then(|| "strace cannot trace here".into())
             }
@@ -84,6 +90,12 @@ pub(crate) fn which(program: &str) -> Option<PathBuf> {
         .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")])
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())
+}
+
+/// Debian's library that makes a program see another time.
+pub(crate) fn faketime() -> Option<PathBuf> {
+    let below = std::fs::read_dir("/usr/lib").ok()?.flatten().map(|entry| entry.path());
+    below.map(|directory| directory.join("faketime/libfaketimeMT.so.1")).find(|library| library.is_file())
 }
 
 /// cargo's target directory: `tests/run` puts there what it fetches.
