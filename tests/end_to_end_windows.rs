@@ -51,7 +51,7 @@ fn killed_fifty_times_the_aggregates_are_those_of_an_uninterrupted_run() {
     // A last reading of each device, days later, closes all windows of the day.
     let mut messages = DAY.messages();
     for device in 0..DAY.devices {
-        messages += &format!("{{\"device\":\"meter-{device}\",\"time\":\"2026-05-08T00:00:00Z\",\"power\":0.5}}\n");
+        messages += &format!("{{\"device\":\"meter-{device}\",\"time\":\"2026-05-08T00:00:00.000Z\",\"power\":0.5}}\n");
     }
     let expected = expect(&messages, 900, 300, None);
     let total = messages.lines().count();

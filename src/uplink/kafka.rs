@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 use super::encode::{content_type, event_source};
 use super::sink::{Connect, Failure, Message, Remedy, Report, Reports, SendError, Sink};
 use crate::clock;
-use crate::config::{Compression, Gateway, Kafka};
+use crate::config::{Compression, Gateway, Kafka, Timestamp};
 use crate::log::Throttle;
 
 /// The largest message in bytes that is offered to a broker; Apache Kafka's own default allows 1,048,588.
@@ -126,8 +126,12 @@ impl Connect for KafkaConnect {
 
     fn connect(&mut self, generation: u32, reports: &Arc<Reports>) -> Result<KafkaSink, String> {
         self.check_files()?;
-        let context =
-            Context { generation, reports: Arc::clone(reports), remarks: Mutex::new(Throttle::new(REMARK_INTERVAL)) };
+        let context = Context {
+            generation,
+            reports: Arc::clone(reports),
+            remarks: Mutex::new(Throttle::new(REMARK_INTERVAL)),
+            timestamp: self.settings.timestamp,
+        };
         let producer = BaseProducer::from_config_and_context(&self.client_config(), context)
             .map_err(|error| format!("Kafka's client refused its configuration: {error}"))?;
         let producer = Arc::new(producer);
@@ -228,6 +232,7 @@ pub struct Context {
     generation: u32,
     reports: Arc<Reports>,
     remarks: Mutex<Throttle>,
+    timestamp: Timestamp,
 }
 
 impl ClientContext for Context {
@@ -278,7 +283,10 @@ impl ProducerContext for Context {
         self.reports.push(match result {
             Ok(_) => Report::Delivered { ticket, generation },
             Err((error, message)) => {
-                let failure = Box::new(failure(error, message.topic(), None));
+                // The time of sending is refused where a clock is wrong, ours or the broker's: no fault of the record.
+                let clock = self.timestamp == Timestamp::Send
+                    && matches!(error.rdkafka_error_code(), Some(Code::InvalidTimestamp));
+                let failure = Box::new(failure(error, message.topic(), clock.then_some(Remedy::Park)));
                 Report::Failed { ticket, generation, failure }
             }
         });
@@ -320,6 +328,11 @@ fn remedy_for(code: Code) -> Remedy {
 
 fn describe(error: &KafkaError) -> String {
     match error.rdkafka_error_code() {
+        Some(code @ Code::InvalidTimestamp) => {
+            format!(
+                "{code}: the record's time, or the clock of this machine or of the broker, is too far from the truth"
+            )
+        }
         Some(code) => code.to_string(),
         None => error.to_string(),
     }
