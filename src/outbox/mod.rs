@@ -39,7 +39,6 @@ use roaring::RoaringBitmap;
 use tokio::sync::watch;
 
 pub use self::reader::{ReadError, Reader};
-#[cfg(test)]
 pub(crate) use self::record::from_cbor;
 pub use self::record::to_cbor;
 pub use self::recovery::OpenError;
