@@ -44,7 +44,7 @@ fn the_first_format_is_still_read() {
     }
     bed.pass(200_000);
     let expected = bed.made();
-    assert_eq!(expected.len(), 11);
+    assert_eq!(expected.len(), 13);
     for with_checkpoint in [true, false] {
         let mut later = Bed::new(bed.settings.clone());
         later.checkpoint = with_checkpoint.then(|| std::fs::read(fixture("checkpoint-1")).unwrap());

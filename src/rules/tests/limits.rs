@@ -51,7 +51,7 @@ fn the_newest_window_is_refused_and_stays_so_after_a_restart() {
         assert_eq!(bed.rules.usage().1, before, "what was refused was not let in by the restart");
     }
     for device in ["a", "b"] {
-        number(device, &mut bed, 7200.0);
+        number(device, &mut bed, 3601.0);
     }
     assert_eq!(
         bed.made(),
