@@ -77,7 +77,12 @@ fn a_value_takes_three_or_four_bytes_of_journal() {
                 ("humidity", number(f64::from(random.u32(300..700)) / 10.0)),
                 ("pressure", number(f64::from(random.u32(99_000..103_000)) / 100.0)),
             ];
-            bed.reading(&mut batch, &format!("sensor-{device:04}"), f64::from(second) + f64::from(device) / 100.0, &fields);
+            bed.reading(
+                &mut batch,
+                &format!("sensor-{device:04}"),
+                f64::from(second) + f64::from(device) / 100.0,
+                &fields,
+            );
         }
         bed.rules.apply(&mut batch, &mut bed.aggregates);
         bed.take();

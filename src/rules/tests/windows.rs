@@ -86,8 +86,15 @@ fn values_of_one_reading_may_be_late_and_in_time() {
 #[test]
 fn what_is_forwarded_when_rules_differ() {
     // forward_raw of the rules that match; whether a value in time is forwarded.
-    for (raw, forwarded) in [(vec![], true), (vec![true], true), (vec![false], false), (vec![false, true], true), (vec![false, false], false)] {
-        let rules = raw.iter().enumerate().map(|(n, raw)| Window { forward_raw: *raw, ..window(&format!("w{n}"), 60, 0) });
+    for (raw, forwarded) in [
+        (vec![], true),
+        (vec![true], true),
+        (vec![false], false),
+        (vec![false, true], true),
+        (vec![false, false], false),
+    ] {
+        let rules =
+            raw.iter().enumerate().map(|(n, raw)| Window { forward_raw: *raw, ..window(&format!("w{n}"), 60, 0) });
         let mut bed = bed(&rules.collect::<Vec<_>>());
         assert_eq!(bed.send(1.0, 4.0), if forwarded { "v=4" } else { "" }, "{raw:?}");
         let counted = bed.count(Count::ValuesAggregated, "w0");
@@ -281,9 +288,8 @@ fn a_device_that_is_silent_for_a_day_is_forgotten() {
 fn what_is_no_reading_passes_in_its_place() {
     let mut bed = bed(&[window("w", 60, 0)]);
     let mut batch = Batch::default();
-    let gap = || {
-        Record::StreamEnd(Box::new(crate::reading::StreamEnd { stream: "s".into(), last: 1, at: Stamp::default() }))
-    };
+    let gap =
+        || Record::StreamEnd(Box::new(crate::reading::StreamEnd { stream: "s".into(), last: 1, at: Stamp::default() }));
     bed.reading(&mut batch, "d", 0.0, &[("v", Value::Number(1.0)), ("t", Value::Text("a".into()))]);
     batch.records.push(gap());
     bed.reading(&mut batch, "d", 1.0, &[("v", Value::Number(2.0))]);
