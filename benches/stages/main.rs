@@ -7,6 +7,8 @@
     reason = "a measurement has nobody to hand an error to but its reader"
 )]
 
+mod rules;
+
 use std::path::Path;
 
 use tidegate::clock;
@@ -67,6 +69,7 @@ fn main() {
         lines.write(&mut copy, &mut out);
     });
     println!("{:34} {:6.0} ns a record of {} bytes", "encode alone", encoding - copying, out.len() / BATCH as usize);
+    rules::run();
 }
 
 /// Runs it, prints what a reading costs, and gives it in nanoseconds.

@@ -76,7 +76,7 @@ impl Journal {
         if self.pending.is_empty() {
             return None;
         }
-        self.last += 1;
+        self.last = self.last.saturating_add(1);
         self.closed_bytes += self.pending.len();
         let room = Vec::with_capacity(self.pending.len());
         Some(Piece { number: self.last, bytes: std::mem::replace(&mut self.pending, room) })
@@ -216,7 +216,7 @@ impl Journal {
         }
         if device.id == UNNAMED {
             device.id = *next_id;
-            *next_id += 1;
+            *next_id = next_id.saturating_add(1);
             self.entry(&[DEVICE, device.id.into()]);
             self.text(&device.name);
         }

@@ -11,8 +11,18 @@ pub(super) struct Plan {
     pub(super) filters: Box<[Step]>,
     /// How many of the filters keep a state.
     pub(super) states: usize,
-    /// The window rules that numbers are for.
+    /// Whether the filters let nothing through.
+    closed: bool,
+    /// The window rules that numbers are for, whatever the filters let through: a filter that comes later takes away
+    /// nothing that a window holds already.
     pub(super) windows: Box<[u16]>,
+}
+
+impl Plan {
+    /// Whether a value needs a state to be kept; `number` says whether it is one.
+    pub(super) fn wants_state(&self, number: bool) -> bool {
+        self.states > 0 || (number && !self.closed && !self.windows.is_empty())
+    }
 }
 
 /// The rules.
@@ -59,12 +69,8 @@ impl RuleSet {
     pub(super) fn work_out(&self, device: &str, measurement: &str) -> Plan {
         let (steps, states) = filter::steps(&self.filters, device, measurement);
         let selects = |rule: &WindowRule| rule.select.selects(device, measurement);
-        let windows = if filter::drop_all(&steps) {
-            Box::default()
-        } else {
-            self.windows.iter().zip(0..=u16::MAX).filter(|(rule, _)| selects(rule)).map(|(_, index)| index).collect()
-        };
-        Plan { filters: steps.into(), states, windows }
+        let windows = self.windows.iter().zip(0..=u16::MAX).filter(|(rule, _)| selects(rule)).map(|(_, index)| index);
+        Plan { closed: filter::drop_all(&steps), filters: steps.into(), states, windows: windows.collect() }
     }
 
     /// The number of a plan; it is kept.

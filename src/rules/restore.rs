@@ -182,7 +182,7 @@ pub(super) fn change(mut state: State, rules: RuleSet, limits: Limits, counters:
     let old: Vec<Definition> = std::mem::replace(&mut state.rules, rules).definitions().cloned().collect();
     let same = |old: &Definition| state.rules.definitions().zip(0..=u16::MAX).find(|(new, _)| old.same_windows(new));
     let now: Vec<Option<u16>> = old.iter().map(|old| same(old).map(|(_, index)| index)).collect();
-    let mut given_up = vec![(0, 0); old.len()];
+    let mut given_up = vec![(0u64, 0u64); old.len()];
     for slot in state.table.slots() {
         let Some(device) = state.table.get_mut(slot) else { continue };
         let name = Name::clone(&device.name);
@@ -201,7 +201,7 @@ pub(super) fn change(mut state: State, rules: RuleSet, limits: Limits, counters:
                 } else {
                     let (windows, values) = state.forget_windows(&series);
                     if let Some(lost) = given_up.get_mut(usize::from(series.rule)) {
-                        *lost = (lost.0 + windows, lost.1 + values);
+                        *lost = (lost.0 + windows, lost.1.saturating_add(values));
                     }
                 }
             }

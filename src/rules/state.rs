@@ -301,7 +301,7 @@ impl State {
         while let Some(window) = self.store.get(at) {
             if window.revision == 0 {
                 windows += 1;
-                values += window.count;
+                values = window.count.saturating_add(values);
             }
             let older = series.older(&self.store, at);
             release(&mut self.store, &mut self.limits, at);

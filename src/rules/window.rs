@@ -176,7 +176,8 @@ impl Window {
     /// Takes a value in. Equal times are told apart by value, and equal values by profile, so that no order matters.
     pub(super) fn add(&mut self, point: Point, profiles: &[Name]) {
         let Point { time_ms, value, profile } = point;
-        self.count += 1;
+        // Nothing counts that far, but a damaged checkpoint may begin there.
+        self.count = self.count.saturating_add(1);
         self.sum.add(value);
         // Not `f64::min`, which may return either of 0.0 and -0.0.
         if value.total_cmp(&self.min).is_lt() {

@@ -45,7 +45,7 @@ fn a_deadband_passes_what_has_changed_by_more() {
 fn a_deadband_passes_something_at_least_so_often() {
     let band = deadband(Some(1.0), None, Some(60));
     let values = [(0.0, 5.0), (59.9, 5.1), (60.0, 5.2), (119.0, 5.3), (120.0, 5.4)];
-    assert_eq!(timed(&[band.clone()], &values), [5.0, 5.2, 5.4]);
+    assert_eq!(timed(std::slice::from_ref(&band), &values), [5.0, 5.2, 5.4]);
     // A clock that was set back by as much passes too.
     assert_eq!(timed(&[band], &[(0.0, 5.0), (-59.0, 5.1), (-60.0, 5.2)]), [5.0, 5.2]);
 }
@@ -120,7 +120,7 @@ fn keep_and_drop_by_name() {
         (by(FilterAction::Drop, select(&[], &["!power"])), "power=1", "power=1"),
     ];
     for (rule, meter, pump) in cases {
-        let mut bed = Bed::new(settings(&[rule.clone()], &[]));
+        let mut bed = Bed::new(settings(std::slice::from_ref(&rule), &[]));
         for _ in 0..2 {
             assert_eq!(bed.values("meter-1", 0.0, &fields), meter, "{rule:?}");
             assert_eq!(bed.values("pump", 0.0, &fields), pump, "{rule:?}");

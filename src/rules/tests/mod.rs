@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::*;
 use crate::config::{Filter, FilterAction, Select, Window};
 use crate::counters::Count;
-use crate::reading::{Aggregate, Measurement, MeasurementKind};
+use crate::reading::{Aggregate, Field, Mark, Measurement, MeasurementKind, Name, Reading, TimeQuality, Value};
 
 /// 2026-05-04T12:00:00Z
 const NOON: i64 = 1_777_896_000_000;

@@ -186,3 +186,21 @@ fn missing_and_damaged_pieces_are_said_and_counted() {
     bed.values("e", 70.0, &fields(1.0));
     assert_eq!(bed.made()[0], "plain e/v 0+60 r1 n1 sum 1 1..1 1->1");
 }
+
+#[test]
+fn a_filter_that_comes_later_takes_nothing_out_of_windows() {
+    let mut bed = bed();
+    let plain = bed.settings.clone();
+    bed.values("d", 1.0, &fields(1.0));
+    bed.values("d", 2.0, &fields(2.0));
+    let mut filtered = plain.clone();
+    filtered.filters.push(Filter { action: FilterAction::Drop, ..filter("none", select(&[], &["u", "w"])) });
+    bed.restart_with(filtered);
+    // A new measurement gets a number in the journal that no other has.
+    let mut more = fields(3.0).to_vec();
+    more.push(("w2", Value::Number(5.0)));
+    assert_eq!(bed.values("d", 3.0, &more), "w2=5");
+    bed.restart_with(plain);
+    bed.values("d", 70.0, &fields(4.0));
+    assert_eq!(bed.made(), [MADE[0].replace("n2 sum 3 1..2 1->2", "n3 sum 6 1..3 1->3").as_str(), MADE[1], MADE[2]]);
+}

@@ -37,6 +37,8 @@ const SUBACK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a stop waits for what was accepted to become durable, so that it can be acknowledged.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the broker may take to close the connection after our DISCONNECT.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The thread never sleeps longer than this between two reads, whatever the read interval is.
 const SLEEP_MAX: Duration = Duration::from_millis(100);
@@ -403,8 +405,12 @@ impl<'a, S: Sink> Connection<'a, S> {
             self.stream.shutdown().await
         };
         match timeout(STOP_TIMEOUT, farewell).await {
-            Ok(outcome) => Ok(outcome?),
-            Err(_) => Err(ConnectionError::Silent(STOP_TIMEOUT)),
+            Ok(outcome) => outcome?,
+            Err(_) => return Err(ConnectionError::Silent(STOP_TIMEOUT)),
         }
+        // A socket that is closed with something unread resets the connection, and then the broker may never see the last
+        // acknowledgements. What still comes is not acknowledged, so it comes again; how the broker closes does not matter.
+        let _ = timeout(CLOSE_TIMEOUT, self.stream.drain()).await;
+        Ok(())
     }
 }

@@ -85,6 +85,13 @@ impl Stream {
         self.socket.shutdown().await
     }
 
+    /// Reads until the other side closes, and forgets what it reads.
+    pub(super) async fn drain(&mut self) -> io::Result<()> {
+        let mut unwanted = [0; 4096];
+        while self.socket.read(&mut unwanted).await? > 0 {}
+        Ok(())
+    }
+
     /// Whether all of the output went out with this call.
     fn poll_output(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         if !self.has_output() {
