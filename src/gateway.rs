@@ -170,7 +170,7 @@ async fn begin_journal(outbox: &Outbox, rules: &mut Rules, has_left: bool) {
         let (outbox, checkpoint) = (outbox.clone(), Arc::clone(&checkpoint));
         let begun = tokio::task::spawn_blocking(move || outbox.begin_journal(&checkpoint)).await;
         match begun {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => break,
             Ok(Err(error)) => {
                 if let Some(suppressed) = trouble.pass(clock::instant()) {
                     error!(suppressed, "nothing is collected until the windows' state can be written: {error}");
@@ -180,6 +180,8 @@ async fn begin_journal(outbox: &Outbox, rules: &mut Rules, has_left: bool) {
         }
         tokio::time::sleep(JOURNAL_RETRY).await;
     }
+    // Pieces that the checkpoint includes need not be stored.
+    while rules.take_journal().is_some() {}
 }
 
 /// Tells the rules once a second how late it is.

@@ -75,13 +75,14 @@ impl Pipeline {
     }
 
     fn store(&self, state: &mut State, raw: &mut Batch, session: Option<&Name>, receipts: &[Receipt]) -> u64 {
-        let piece = state.rules.take_journal();
+        let pieces: Vec<_> =
+            std::iter::from_fn(|| state.rules.take_journal()).map(|piece| (piece.number, piece.bytes)).collect();
         self.outbox.append_all(Append {
             raw: Some(raw),
             aggregates: Some(&mut state.aggregates),
             session,
             receipts,
-            journal: piece.as_ref().map(|piece| (piece.number, piece.bytes.as_slice())),
+            journal: &pieces,
         })
     }
 
@@ -99,4 +100,120 @@ impl Pipeline {
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     // A panic in the rules has ended the source whose batch caused it; the other sources go on.
     state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config;
+    use crate::counters::Counters;
+    use crate::outbox::{Closer, Options};
+    use crate::reading::{Field, Measurement, MeasurementKind, Reading, Record, TimeQuality, Value};
+
+    fn rules() -> config::Rules {
+        let window = config::Window {
+            name: "minute".into(),
+            select: config::Select::default(),
+            every: Duration::from_secs(60),
+            time_zone: None,
+            lateness: Duration::from_secs(10),
+            update_within: None,
+            forward_raw: false,
+        };
+        config::Rules {
+            filters: Vec::new(),
+            windows: vec![window],
+            series_max: 100,
+            open_windows_max: 100,
+            state_bytes_max: 1 << 20,
+            future_max: Duration::from_secs(3_600),
+        }
+    }
+
+    const NOW: Stamp = Stamp { wall_ms: 1_777_896_000_000, monotonic_ms: 1_000, trusted: true };
+
+    /// As the gateway opens them.
+    fn open(data_dir: &Path) -> (Pipeline, Closer) {
+        let settings = config::Outbox {
+            size_max: 64 << 20,
+            when_full: config::WhenFull::DropOldest,
+            commit_interval: Duration::from_millis(1),
+            commit_bytes: 64 * 1024,
+            segment_bytes: 16 * 1024,
+            memory_tail_bytes: 16 * 1024,
+        };
+        let counters = Counters::default();
+        let options = Options { data_dir: data_dir.to_owned(), receipts_max: 20, machine: "m".to_owned() };
+        let (outbox, closer, left) = Outbox::open(&settings, &options, &counters).unwrap();
+        let mut rules = Rules::restore(&rules(), left.into(), NOW, &counters);
+        outbox.begin_journal(&rules.checkpoint()).unwrap();
+        (Pipeline::new(outbox, rules), closer)
+    }
+
+    /// A value of 1 at that second, durable.
+    fn store(pipeline: &Pipeline, second: i64) {
+        let measurement = Arc::new(Measurement { name: "n".into(), unit: None, kind: MeasurementKind::Gauge });
+        let reading = Reading {
+            device: "d".into(),
+            profile: "p".into(),
+            time_ms: NOW.wall_ms + second * 1_000,
+            time_quality: TimeQuality::Device,
+            received: NOW,
+            mark: crate::reading::Mark::None,
+            fields: 0..1,
+        };
+        let fields = vec![Field { measurement, value: Value::Number(1.0) }];
+        let mut batch = Batch { records: vec![Record::Reading(reading)], fields };
+        let number = pipeline.append(&mut batch, None, &[]);
+        let mut durable = pipeline.outbox().durable();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let reached = durable.wait_for(|durable| *durable >= number);
+            tokio::time::timeout(Duration::from_secs(20), reached).await.unwrap().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_crash_after_any_commit_leaves_every_value_in_one_window() {
+        let mut directory = tempfile::tempdir().unwrap();
+        let mut stored = 0;
+        for round in 0..12_i64 {
+            let (pipeline, closer) = open(directory.path());
+            // From one commit to many, the first of the very first run among them.
+            for _ in 0..=round {
+                store(&pipeline, stored * 5);
+                stored += 1;
+            }
+            let image = tempfile::tempdir().unwrap();
+            let mut copy = std::process::Command::new("cp");
+            copy.arg("-a").arg(directory.path().join(".")).arg(image.path());
+            assert!(copy.status().unwrap().success());
+            drop(pipeline);
+            closer.close().unwrap();
+            directory = image;
+        }
+        let (pipeline, closer) = open(directory.path());
+        let silent = Stamp { monotonic_ms: NOW.monotonic_ms + 3_600_000, ..NOW };
+        pipeline.tick(silent);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let mut counts = Vec::new();
+        runtime.block_on(async {
+            let mut reader = pipeline.outbox().reader();
+            while let Ok(Ok(found)) = tokio::time::timeout(Duration::from_secs(1), reader.next()).await {
+                counts.extend(found.batch.records.iter().filter_map(|record| match record {
+                    Record::Aggregate(aggregate) => Some((aggregate.start_ms, aggregate.count)),
+                    _ => None,
+                }));
+            }
+        });
+        counts.sort_unstable();
+        let windows = (stored * 5 - 5) / 60 + 1;
+        let expected: Vec<_> =
+            (0..windows).map(|window| (NOW.wall_ms + window * 60_000, (stored - window * 12).min(12) as u64)).collect();
+        assert_eq!(counts, expected);
+        closer.close().unwrap();
+    }
 }

@@ -15,6 +15,11 @@ const DEVICES: usize = 50;
 const TICK: Duration = Duration::from_millis(1);
 /// Messages that go out in one write, when there is no pace.
 const UNPACED_BATCH: u64 = 500;
+/// As which rate the times of such messages look, a second.
+const UNPACED_RATE: u64 = 50_000;
+/// The first message's time, in microseconds: 2026-05-04T12:00:00Z.
+const START_US: i64 = 1_777_896_000_000_000;
+const BEFORE_TIME: &str = "{\"time\":\"";
 
 /// One connection. Dropping it closes it.
 pub(crate) struct Publisher {
@@ -22,7 +27,10 @@ pub(crate) struct Publisher {
     qos: u8,
     sent: u64,
     acknowledged: Arc<AtomicU64>,
+    /// Topics, and what follows the time.
     bodies: Vec<(String, String)>,
+    time_us: i64,
+    time: String,
 }
 
 impl Publisher {
@@ -56,18 +64,26 @@ impl Publisher {
         let bodies = (0..1_000_usize)
             .map(|n| {
                 let body = format!(
-                    "{{\"time\":\"2026-05-04T12:{:02}:{:02}.{:03}Z\",\"temperature\":{}.{:02},\"humidity\":{}.{},\"pressure\":10{:02}.{:02}}}",
-                    n / 60 % 60, n % 60, n % 1000, 18 + n % 9, n * 37 % 100, 40 + n % 30, n % 10, n % 30, n * 7 % 100
+                    "\",\"temperature\":{}.{:02},\"humidity\":{}.{},\"pressure\":10{:02}.{:02}}}",
+                    18 + n % 9,
+                    n * 37 % 100,
+                    40 + n % 30,
+                    n % 10,
+                    n % 30,
+                    n * 7 % 100
                 );
                 (format!("sensors/device-{:02}", n % DEVICES), body)
             })
             .collect();
-        Self { stream, qos, sent: 0, acknowledged, bodies }
+        let time_us = START_US;
+        let time = format!("{:.3}", jiff::Timestamp::from_microsecond(time_us).expect("a time of this century"));
+        Self { stream, qos, sent: 0, acknowledged, bodies, time_us, time }
     }
 
     /// Publishes `count` messages, so many a second, or as fast as the broker takes them.
     pub(crate) fn publish(&mut self, count: u64, rate: Option<u64>) {
         let start = clock::instant();
+        let step_us = (1_000_000 / rate.unwrap_or(UNPACED_RATE)).max(1) as i64;
         let mut done = 0;
         let mut buffer = Vec::with_capacity(256 * 1024);
         while done < count {
@@ -86,16 +102,24 @@ impl Publisher {
             }
             buffer.clear();
             for _ in done..due {
-                self.encode(&mut buffer);
+                self.encode(step_us, &mut buffer);
             }
             self.stream.write_all(&buffer).expect("the broker takes messages");
             done = due;
         }
     }
 
-    fn encode(&mut self, buffer: &mut Vec<u8>) {
+    /// A message, its time as far after the one before as the rate says: windows go by it.
+    fn encode(&mut self, step_us: i64, buffer: &mut Vec<u8>) {
+        let before_ms = self.time_us / 1_000;
+        self.time_us += step_us;
+        if self.time_us / 1_000 > before_ms {
+            let time = jiff::Timestamp::from_microsecond(self.time_us).expect("a time of this century");
+            self.time = format!("{time:.3}");
+        }
         let (topic, body) = &self.bodies[(self.sent % self.bodies.len() as u64) as usize];
-        let length = 2 + topic.len() + 2 * usize::from(self.qos) + body.len();
+        let payload = BEFORE_TIME.len() + self.time.len() + body.len();
+        let length = 2 + topic.len() + 2 * usize::from(self.qos) + payload;
         buffer.push(0x30 | self.qos << 1);
         // One byte of length does up to 127, two up to 16,383.
         if length < 128 {
@@ -108,6 +132,8 @@ impl Publisher {
         if self.qos > 0 {
             buffer.extend(((self.sent % 65_535) as u16 + 1).to_be_bytes());
         }
+        buffer.extend(BEFORE_TIME.as_bytes());
+        buffer.extend(self.time.as_bytes());
         buffer.extend(body.as_bytes());
         self.sent += 1;
     }

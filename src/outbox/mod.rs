@@ -195,7 +195,7 @@ impl Outbox {
             Lane::Aggregate => (None, Some(batch)),
             _ => (Some(batch), None),
         };
-        self.append_all(Append { raw, aggregates, session, receipts, journal: None })
+        self.append_all(Append { raw, aggregates, session, receipts, journal: &[] })
     }
 
     /// The same for records of several lanes, and for what the rules' state took in: all of it in one commit.

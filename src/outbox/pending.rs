@@ -50,8 +50,8 @@ pub struct Append<'a> {
     pub session: Option<&'a Name>,
     /// Receipts of the QoS 1 messages that led to it.
     pub receipts: &'a [Receipt],
-    /// What the rules' state took in: a piece and its number; numbers follow each other without a gap.
-    pub journal: Option<(u64, &'a [u8])>,
+    /// What the rules' state took in: pieces and their numbers, which follow each other without a gap.
+    pub journal: &'a [(u64, Vec<u8>)],
 }
 
 /// What records take when they are encoded, about.

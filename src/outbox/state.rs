@@ -259,7 +259,7 @@ impl State {
     fn append(&mut self, append: Append<'_>) -> u64 {
         let Append { raw, aggregates, session, receipts, journal } = append;
         let batches = [(Lane::Raw, raw), (Lane::Aggregate, aggregates)];
-        let mut bytes = 10 * receipts.len() + journal.map_or(0, |(_, piece)| 4 + piece.len());
+        let mut bytes = 10 * receipts.len() + journal.iter().map(|(_, piece)| 4 + piece.len()).sum::<usize>();
         for (_, batch) in &batches {
             bytes += batch.as_ref().map_or(0, |batch| encoded_bytes(batch));
         }
@@ -277,8 +277,8 @@ impl State {
                 self.pending_records += batch.len() as u64;
                 block.batches[lane.index()].append(batch);
             }
-            if let Some((number, piece)) = journal {
-                block.journal.push(number, piece);
+            for (number, piece) in journal {
+                block.journal.push(*number, piece);
             }
             if let Some(session) = session {
                 block.receipts.extend(receipts.iter().map(|receipt| (Arc::clone(session), *receipt)));
