@@ -125,9 +125,11 @@ struct Outcome {
 
 fn measure_tidegate(kafka: &Kafka, broker: &Mosquitto, topic: &str, scenario: &Scenario<'_>) -> Outcome {
     let compression = scenario.compression.map_or(String::new(), |name| format!("compression = \"{name}\""));
-    let config = Config::new("").mqtt("bench", broker.port, &format!("qos = {}", scenario.qos)).kafka_section(
-        &format!("brokers = [\"{}\"]\ntopics = {{ reading = \"{topic}\" }}\n{compression}", kafka.address()),
-    );
+    let sources = Config::new("").mqtt("bench", broker.port, &format!("qos = {}", scenario.qos));
+    let config = sources.section(scenario.rules).kafka_section(&format!(
+        "brokers = [\"{}\"]\ntopics = {{ reading = \"{topic}\" }}\n{compression}",
+        kafka.address()
+    ));
     let mut gateway = Gateway::start(&config);
     gateway.wait_subscribed();
     let process = gateway.process().id();
