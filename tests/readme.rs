@@ -4,6 +4,9 @@
 
 mod support;
 
+use std::path::Path;
+
+use support::gateway::tidegate;
 use support::publish::publish_one;
 use support::{Config, Gateway, Mosquitto, Pty, need, seconds};
 
@@ -45,4 +48,11 @@ fn the_configuration_in_the_readme_runs_and_stores_readings() {
     let status = gateway.wait_status(seconds(20), "three readings to be stored", |status| status.backlog() == 3);
     assert_eq!(status.sum("readings_total"), 3, "{:#}", status.0);
     gateway.stop(seconds(40));
+}
+
+#[test]
+fn the_example_with_every_key_passes_its_own_check() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("gateway.example.toml");
+    let output = tidegate(&["check", "--config", path.to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
