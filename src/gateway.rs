@@ -103,7 +103,7 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
     let sink = Sink::Pipeline(pipeline.clone());
     let mut sources = start_sources(&config, profiles, &sink, &links, &counters, &sources_stop)?;
     drop(sink);
-    let ticks = tokio::spawn(pass_time(pipeline.clone()));
+    let ticks = begun.then(|| tokio::spawn(pass_time(pipeline.clone())));
     let ended = loop {
         tokio::select! {
             biased;
@@ -122,9 +122,12 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
     info!("stopping: sources first, then at most {:?} to deliver what waits", config.gateway.stop_timeout);
     stop_sources.send_replace(true);
     finish(sources).await;
-    ticks.abort();
-    let _ = ticks.await;
-    pipeline.finish();
+    if let Some(ticks) = ticks {
+        ticks.abort();
+        let _ = ticks.await;
+        // Without a beginning there is nothing new to keep.
+        pipeline.finish();
+    }
     drop(pipeline);
     stop_uplink.send_replace(Some(deadline.max(clock::instant() + DRAIN_MIN)));
     if ended.is_none()

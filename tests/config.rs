@@ -154,7 +154,7 @@ fn a_small_outbox_has_small_segments() {
     let with = |size: &str| {
         load(&MINIMAL.replace("[kafka]", &format!("[outbox]\nmax_size = \"{size}\"\n[kafka]")), Path::new("")).unwrap()
     };
-    assert_eq!(with("2MiB").config.outbox.segment_bytes, 256 << 10);
+    assert_eq!(with("4MiB").config.outbox.segment_bytes, 512 << 10);
     assert_eq!(with("8MiB").config.outbox.segment_bytes, 1 << 20);
     assert_eq!(with("2GiB").config.outbox.segment_bytes, 4 << 20);
 }

@@ -196,8 +196,9 @@ fn config(root: &Section<'_>, purpose: Purpose) -> Config {
         let head = if root.has("mqtt") { &mqtt_section } else { &serial_section };
         head.problem_here("nothing to collect: expected at least one table [mqtt.NAME] or [serial.NAME]".to_owned());
     }
-    let rules = rules::rules(root);
+    let mut rules = rules::rules(root);
     let outbox = sinks::outbox(&root.section("outbox"));
+    rules::fit(&mut rules, &outbox, root);
     let kafka = sinks::kafka(&root.section("kafka"), purpose == Purpose::Run);
     root.finish();
     Config {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::field::Field;
 use super::section::Section;
-use super::{Deadband, Filter, FilterAction, Rules, Select, ValueRange, Window, units, values};
+use super::{Deadband, Filter, FilterAction, Outbox, Rules, Select, ValueRange, Window, units, values};
 
 /// Filters, and windows, that a file may have.
 const RULES_MAX: usize = 256;
@@ -17,6 +17,8 @@ const PATTERNS_MAX: usize = 64;
 /// Patterns of a rule that stand in the name made of it; of more only their number does.
 const PATTERNS_NAMED_MAX: usize = 3;
 const NUMBER: &str = "a finite number";
+/// The state takes at most this part of the outbox.
+const STATE_SHARE: u64 = 4;
 const DAY: Duration = secs(86_400);
 
 const fn secs(secs: u64) -> Duration {
@@ -40,6 +42,20 @@ pub(super) fn rules(root: &Section<'_>) -> Rules {
     };
     limits.finish();
     rules
+}
+
+/// The state is kept on disk as well, within what the outbox may take.
+pub(super) fn fit(rules: &mut Rules, outbox: &Outbox, root: &Section<'_>) {
+    let most = usize::try_from(outbox.size_max / STATE_SHARE).unwrap_or(usize::MAX);
+    if rules.state_bytes_max <= most {
+        return;
+    }
+    if root.section("limits").has("state") {
+        let message =
+            format!("expected at most a quarter of outbox.max_size, which is {}", units::format_size(most as u64));
+        root.section("limits").problem_with("state", message);
+    }
+    rules.state_bytes_max = most;
 }
 
 fn tables<'a>(root: &Section<'a>, key: &'static str) -> Vec<Section<'a>> {

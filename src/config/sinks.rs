@@ -15,6 +15,8 @@ const GIB: u64 = 1 << 30;
 const TIB: u64 = 1 << 40;
 const SEGMENT_BYTES_MIN: u64 = 256 * KIB;
 const SEGMENT_BYTES_DEFAULT: u64 = 4 * MIB;
+/// The newest segment stays, another must fit beside it, and so must the reserve and the state of windows.
+const SIZE_MIN: u64 = 4 * MIB;
 /// Making room gives up whole segments, so the outbox must hold several.
 const SEGMENTS_MIN: u64 = 8;
 
@@ -28,7 +30,7 @@ const fn ms(ms: u64) -> Duration {
 
 /// `[outbox]`
 pub(super) fn outbox(section: &Section<'_>) -> Outbox {
-    let size_max = section.size("max_size", SEGMENTS_MIN * SEGMENT_BYTES_MIN..=16 * TIB).unwrap_or(GIB);
+    let size_max = section.size("max_size", SIZE_MIN..=16 * TIB).unwrap_or(GIB);
     let when_full = section.choice("when_full", &[("drop-oldest", WhenFull::DropOldest), ("block", WhenFull::Block)]);
     let advanced = section.section("advanced");
     let segment_default = SEGMENT_BYTES_DEFAULT.min(size_max / SEGMENTS_MIN).max(SEGMENT_BYTES_MIN);

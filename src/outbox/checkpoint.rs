@@ -17,7 +17,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::manifest::use_reserve;
+use super::manifest::{RESERVE_BYTES_MIN, use_reserve};
 use super::segment::sync_directory;
 
 const NAME: &str = "CHECKPOINT";
@@ -58,8 +58,10 @@ pub(crate) fn write(directory: &Path, segment: u64, bytes: &[u8]) -> io::Result<
     let crc = crc32c::crc32c_append(crc32c::crc32c(&file), &data);
     file.extend(crc.to_le_bytes());
     file.extend(data);
+    // What is larger than the reserve would only use it up.
+    let helps = file.len() as u64 <= RESERVE_BYTES_MIN / 2;
     match replace(directory, &file) {
-        Err(error) if use_reserve(directory, &error) => replace(directory, &file),
+        Err(error) if helps && use_reserve(directory, &error) => replace(directory, &file),
         done => done,
     }
     .map(|()| file.len() as u64)

@@ -22,7 +22,7 @@ const WITNESS: &str = "WITNESS";
 /// Room for a drain on a disk that is full.
 const RESERVE: &str = "RESERVE";
 /// sled fills a segment's last step when it opens one that could not be closed in good order.
-const RESERVE_BYTES_MIN: u64 = DISK_STEP_BYTES + 64 * 1024;
+pub(crate) const RESERVE_BYTES_MIN: u64 = DISK_STEP_BYTES + 64 * 1024;
 /// A segment takes about half of this in the manifest.
 const RESERVE_SEGMENT_BYTES: u64 = 400;
 

@@ -47,6 +47,7 @@ pub(crate) use self::record::from_cbor;
 pub use self::record::to_cbor;
 pub use self::recovery::OpenError;
 use self::state::Shared;
+use crate::clock;
 use crate::config;
 use crate::counters::Counters;
 use crate::reading::{Batch, Name, Receipt};
@@ -221,7 +222,7 @@ impl Outbox {
     /// Whether the rules' state should be kept soon: what it took in since the last time holds segments back.
     #[must_use]
     pub fn wants_checkpoint(&self) -> bool {
-        self.shared.lock().checkpoint_wanted
+        self.shared.lock().checkpoint_wanted.is_some_and(|from| from <= clock::instant())
     }
 
     /// The highest append number that is safe.

@@ -131,6 +131,7 @@ pub(crate) fn open(
             info!("the gateway was not stopped in good order: what was stored is there, a new run begins");
         }
     }
+    let left_from = checkpoint.as_ref().map(|checkpoint| checkpoint.segment);
     let left = Left {
         checkpoint: checkpoint.map(|checkpoint| checkpoint.bytes),
         journal: chunk::journal(std::mem::take(&mut found.journal)),
@@ -144,6 +145,7 @@ pub(crate) fn open(
     });
     let mut state = State::new(segments, receipts.collect());
     state.cursor_changed = false;
+    state.left_from = left_from;
     let keep_from = found.newest.unwrap_or(0);
     let cutter = Cutter::new().map_err(OpenError::Thread)?;
     let writer = Writer::new(manifest, &run, cutter, (options.receipts_max, keep_from), counters);

@@ -203,8 +203,10 @@ pub(crate) struct State {
     pub(crate) checkpoint: Option<(u64, Vec<u8>)>,
     /// Bytes of the checkpoint on disk.
     pub(crate) checkpoint_bytes: u64,
-    /// A segment has begun since the last checkpoint.
-    pub(crate) checkpoint_wanted: bool,
+    /// A segment has begun since the last checkpoint, which is wanted from this moment on.
+    pub(crate) checkpoint_wanted: Option<Instant>,
+    /// The first segment with journal of earlier runs, until this run has a checkpoint of its own.
+    pub(crate) left_from: Option<u64>,
 }
 
 impl State {
@@ -226,7 +228,8 @@ impl State {
             receipts,
             checkpoint: None,
             checkpoint_bytes: 0,
-            checkpoint_wanted: false,
+            checkpoint_wanted: None,
+            left_from: None,
         }
     }
 
@@ -375,14 +378,19 @@ impl Shared {
     pub(crate) fn checkpoint(&self, bytes: Vec<u8>) {
         let mut state = self.lock();
         state.checkpoint = Some((state.appended, bytes));
-        state.checkpoint_wanted = false;
+        state.checkpoint_wanted = None;
         self.wake.notify_one();
     }
 
     /// Writes a checkpoint that no commit has to wait for: all journal is older than it, or not there yet.
     pub(crate) fn begin_journal(&self, bytes: &[u8]) -> std::io::Result<()> {
         let written = checkpoint::write(&self.directory, self.first_segment, bytes)?;
-        self.lock().checkpoint_bytes = written;
+        let mut state = self.lock();
+        state.checkpoint_bytes = written;
+        // What only the journal of earlier runs held back can go now.
+        state.left_from = None;
+        state.release = true;
+        self.wake.notify_one();
         Ok(())
     }
 

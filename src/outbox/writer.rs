@@ -257,7 +257,7 @@ impl Writer {
     }
 
     /// Replaces the checkpoint. Everything that it includes is durable. If the disk refuses, the older one and the journal
-    /// are still there: the next one is asked for at once.
+    /// are still there, and another one is asked for a little later.
     fn keep_checkpoint(&mut self, shared: &Shared, bytes: &[u8]) {
         let segment = shared.lock().tail.as_ref().map_or(self.manifest.next, |tail| tail.number);
         let written = checkpoint::write(&shared.directory, segment, bytes);
@@ -265,8 +265,10 @@ impl Writer {
         let written = match written {
             Ok(written) => written,
             Err(error) => {
-                state.checkpoint_wanted = true;
+                state.checkpoint_wanted = Some(clock::instant() + RETRY_MAX);
                 drop(state);
+                // It may have used the reserve, which a drain needs more.
+                let _ = self.manifest.reserve(&shared.directory);
                 if let Some(suppressed) = self.trouble.pass(clock::instant()) {
                     warn!(suppressed, "the windows' state could not be written, it stays in the journal: {error}");
                 }
@@ -275,10 +277,10 @@ impl Writer {
         };
         self.counters.add(Count::CheckpointBytes, "", written);
         state.checkpoint_bytes = written;
-        let held_back = self.needed_from();
+        let held_back = self.needed_from(&state);
         self.journal_from = self.journal_from.map(|_| segment);
         // What only the journal held back can go now.
-        state.release |= held_back < self.needed_from();
+        state.release |= held_back < self.needed_from(&state);
         drop(state);
         // What was used of the reserve comes back with the first room.
         let _ = self.manifest.reserve(&shared.directory);

@@ -40,7 +40,7 @@ use crate::config;
 use crate::counters::Counters;
 use crate::reading::{Batch, Record, Stamp};
 
-/// A device that was silent for so long, and has no open window, is forgotten.
+/// A device that was silent for so long, and for twice as long as its windows can be amended, is forgotten.
 const FORGET_AFTER_MS: u64 = 24 * 3_600_000;
 /// How often such devices are looked for.
 const FORGET_EVERY_MS: u64 = 600_000;
@@ -198,11 +198,14 @@ impl Rules {
         self.idle_due_ms = due;
     }
 
+    /// Forgets devices that have been silent for so long that nothing of theirs could still go into a window.
     fn forget(&mut self, now_ms: u64) {
         self.forget_due_ms = now_ms.saturating_add(FORGET_EVERY_MS);
+        let settled_ms = self.state.rules.windows.iter().map(|rule| rule.settles_at(rule.definition.every_ms)).max();
+        let silence_ms = FORGET_AFTER_MS.max(2 * settled_ms.unwrap_or(0).unsigned_abs());
         for slot in self.state.table.slots() {
             let Some(device) = self.state.table.get_mut(slot) else { continue };
-            if device.open == 0 && now_ms.saturating_sub(device.heard_ms) >= FORGET_AFTER_MS {
+            if device.open == 0 && now_ms.saturating_sub(device.heard_ms) >= silence_ms {
                 if device.id != UNNAMED {
                     self.journal.forget(device.id);
                 }

@@ -70,7 +70,7 @@ impl Writer {
             state.release |= state.segments.values().any(|segment| segment.missing() == 0);
             state.segments.insert(number, SegmentState::new(entry));
             state.tail = Some(Tail { number, segment: segment.shared(), index: Vec::new() });
-            state.checkpoint_wanted = self.journal_from.is_some();
+            state.checkpoint_wanted = self.journal_from.map(|_| clock::instant());
         }
         (self.payload_bytes, self.commits) = (0, 0);
         // Closing the old one takes a moment; nobody else waits for it.
@@ -88,8 +88,8 @@ impl Writer {
 
     /// The oldest segment that a start needs whether or not something in it waits: the newest with a commit holds the
     /// cursor and the receipts, and those since the checkpoint hold the journal.
-    pub(super) fn needed_from(&self) -> u64 {
-        self.journal_from.map_or(self.keep_from, |from| from.min(self.keep_from))
+    pub(super) fn needed_from(&self, state: &State) -> u64 {
+        [self.journal_from, state.left_from].into_iter().flatten().fold(self.keep_from, u64::min)
     }
 
     /// Segments whose first commit failed: nothing of them was ever announced.
@@ -113,7 +113,7 @@ impl Writer {
             if has_room(&state, shared) {
                 return Ok(());
             }
-            let old = || state.segments.range(..self.needed_from());
+            let old = || state.segments.range(..self.needed_from(&state));
             let done = old().find(|(_, segment)| segment.missing() == 0).map(|(number, _)| *number);
             if let Some(number) = done {
                 self.remove(shared, state, number, &[])?;
@@ -228,7 +228,7 @@ impl Writer {
     pub(super) fn release(&mut self, shared: &Shared) -> Result<(), CommitError> {
         loop {
             let state = shared.lock();
-            let mut old = state.segments.range(..self.needed_from());
+            let mut old = state.segments.range(..self.needed_from(&state));
             let Some(number) = old.find(|(_, segment)| segment.missing() == 0).map(|(number, _)| *number) else {
                 return Ok(());
             };
