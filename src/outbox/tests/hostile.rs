@@ -191,7 +191,7 @@ async fn an_outbox_that_fills_its_disk_drains_and_takes_more() {
     let mut reader = outbox.reader();
     let (mut seen, mut errors) = (0, 0);
     while seen < appended {
-        let given = tokio::time::timeout(Duration::from_secs(15), reader.next()).await.expect("it hangs");
+        let given = tokio::time::timeout(Duration::from_secs(60), reader.next()).await.expect("it hangs");
         let Ok(stored) = given else {
             // As the uplink does; what was delivered makes room meanwhile.
             errors += 1;
