@@ -20,7 +20,8 @@ use super::window::{Definition, NONE, Point, Series, Window};
 use crate::outbox::{from_cbor, to_cbor};
 use crate::reading::{Measurement, MeasurementKind, Name};
 
-/// The format that this release writes.
+/// The format that this release writes. Whoever raises it raises that of `outbox/checkpoint.rs` too: an older release then
+/// refuses to start, instead of giving up a state that it cannot read.
 const VERSION: u8 = 1;
 
 /// Why a checkpoint could not be read.
