@@ -5,11 +5,12 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tracing::{error, info, warn};
 
 use crate::clock;
@@ -104,19 +105,7 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
     let mut sources = start_sources(&config, profiles, &sink, &links, &counters, &sources_stop)?;
     drop(sink);
     let ticks = begun.then(|| tokio::spawn(pass_time(pipeline.clone())));
-    let ended = loop {
-        tokio::select! {
-            biased;
-            // A second poll of one that is ready already would panic.
-            () = &mut shutdown, if begun => break None,
-            () = std::future::ready(()), if !begun => break None,
-            ended = &mut uplink => break Some(format!("the uplink: {ended:?}")),
-            // The others go on: one that ends at every start must not keep them from it.
-            Some(ended) = sources.join_next() => {
-                error!("a source has ended before the gateway, which is a defect: {ended:?}");
-            }
-        }
-    };
+    let ended = if begun { run_until(shutdown, &mut uplink, &mut sources).await } else { None };
 
     let deadline = clock::instant() + config.gateway.stop_timeout;
     info!("stopping: sources first, then at most {:?} to deliver what waits", config.gateway.stop_timeout);
@@ -149,6 +138,24 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
         (Ok(Ok(())), None) => {
             info!(waiting, "stopped in good order");
             Ok(())
+        }
+    }
+}
+
+/// Waits for the shutdown, or gives what has ended by itself that must not.
+async fn run_until(
+    mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    uplink: &mut JoinHandle<()>,
+    sources: &mut JoinSet<()>,
+) -> Option<String> {
+    loop {
+        tokio::select! {
+            () = &mut shutdown => return None,
+            ended = &mut *uplink => return Some(format!("the uplink: {ended:?}")),
+            // The others go on: one that ends at every start must not keep them from it.
+            Some(ended) = sources.join_next() => {
+                error!("a source has ended before the gateway, which is a defect: {ended:?}");
+            }
         }
     }
 }
@@ -264,7 +271,7 @@ async fn finish(mut sources: JoinSet<()>) {
     }
 }
 
-fn serve_status(data_dir: &Path, reporter: Reporter) -> tokio::task::JoinHandle<()> {
+fn serve_status(data_dir: &Path, reporter: Reporter) -> JoinHandle<()> {
     match Socket::bind(data_dir) {
         Ok(socket) => tokio::spawn(socket.serve(reporter)),
         Err(error) => {

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tracing::error;
 
-use crate::outbox::{Append, Lane, Outbox};
+use crate::outbox::{self, Append, Lane, Outbox};
 use crate::reading::{Batch, Name, Receipt, Stamp};
-use crate::rules::Rules;
+use crate::rules::{self, Piece, Rules};
 
 /// A restart reads the journal since the last checkpoint: at this many bytes a new checkpoint is made …
 const JOURNAL_BYTES: usize = 1 << 20;
@@ -97,6 +97,14 @@ impl Pipeline {
             state.checkpoint_bytes = checkpoint.len();
             self.outbox.checkpoint(checkpoint);
         }
+    }
+}
+
+/// What the outbox kept is what the rules gave it.
+impl From<outbox::Left> for rules::Left {
+    fn from(left: outbox::Left) -> Self {
+        let piece = |(number, bytes)| Piece { number, bytes };
+        Self { checkpoint: left.checkpoint, journal: left.journal.into_iter().map(piece).collect() }
     }
 }
 

@@ -12,13 +12,11 @@
 //! no segment from `segment` on is deleted before a newer checkpoint is durable, so checkpoint and journal together are
 //! always the state as of the last commit.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs;
+use std::io;
 use std::path::Path;
 
-use super::manifest::{RESERVE_BYTES_MIN, use_reserve};
-use super::segment::sync_directory;
+use super::manifest::{RESERVE_BYTES_MIN, replace, use_reserve};
 
 const NAME: &str = "CHECKPOINT";
 const MAGIC: &[u8; 4] = b"TGCP";
@@ -60,33 +58,16 @@ pub(crate) fn write(directory: &Path, segment: u64, bytes: &[u8]) -> io::Result<
     file.extend(data);
     // What is larger than the reserve would only use it up.
     let helps = file.len() as u64 <= RESERVE_BYTES_MIN / 2;
-    match replace(directory, &file) {
-        Err(error) if helps && use_reserve(directory, &error) => replace(directory, &file),
+    match replace(directory, NAME, &file) {
+        Err(error) if helps && use_reserve(directory, &error) => replace(directory, NAME, &file),
         done => done,
     }
     .map(|()| file.len() as u64)
 }
 
-fn replace(directory: &Path, bytes: &[u8]) -> io::Result<()> {
-    let beside = directory.join("CHECKPOINT.new");
-    let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    if let Err(error) = write() {
-        // Half of one would only take room.
-        let _ = fs::remove_file(&beside);
-        return Err(error);
-    }
-    fs::rename(&beside, directory.join(NAME))?;
-    sync_directory(directory)
-}
-
 /// Reads it; `None` if there is none.
 pub(crate) fn read(directory: &Path) -> Result<Option<Checkpoint>, CheckpointError> {
-    let path = directory.join(NAME);
-    match File::open(&path).and_then(|_| fs::read(&path)) {
+    match fs::read(directory.join(NAME)) {
         Ok(file) => parse(&file).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error.into()),

@@ -202,8 +202,8 @@ impl Manifest {
     pub(crate) fn write(&self, directory: &Path) -> io::Result<()> {
         let json = serde_json::to_string(self).map_err(io::Error::other)?;
         let text = format!("{json}\n{:08x}\n", crc32c::crc32c(json.as_bytes()));
-        match replace(directory, &text) {
-            Err(error) if use_reserve(directory, &error) => replace(directory, &text),
+        match replace(directory, NAME, text.as_bytes()) {
+            Err(error) if use_reserve(directory, &error) => replace(directory, NAME, text.as_bytes()),
             done => done,
         }
     }
@@ -237,11 +237,12 @@ impl Manifest {
     }
 }
 
-fn replace(directory: &Path, text: &str) -> io::Result<()> {
-    let beside = directory.join("MANIFEST.new");
+/// Replaces a small file, durably: after a power cut either the old or the new one is there.
+pub(crate) fn replace(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let beside = directory.join(format!("{name}.new"));
     let write = || {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(text.as_bytes())?;
+        file.write_all(bytes)?;
         file.sync_all()
     };
     if let Err(error) = write() {
@@ -249,7 +250,7 @@ fn replace(directory: &Path, text: &str) -> io::Result<()> {
         let _ = fs::remove_file(&beside);
         return Err(error);
     }
-    fs::rename(&beside, directory.join(NAME))?;
+    fs::rename(&beside, directory.join(name))?;
     sync_directory(directory)
 }
 

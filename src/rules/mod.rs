@@ -214,10 +214,3 @@ impl Rules {
         }
     }
 }
-
-impl From<crate::outbox::Left> for Left {
-    fn from(left: crate::outbox::Left) -> Self {
-        let piece = |(number, bytes)| Piece { number, bytes };
-        Self { checkpoint: left.checkpoint, journal: left.journal.into_iter().map(piece).collect() }
-    }
-}
