@@ -42,8 +42,11 @@ impl Range {
 /// A segment as the manifest knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {
-    /// Names its directory; never used again.
+    /// Its place in the order; never used again.
     pub(crate) number: u64,
+    /// How often it was rewritten. With the number it names its directory.
+    #[serde(default)]
+    pub(crate) generation: u32,
     /// The run that wrote it.
     pub(crate) run: String,
     /// By lane; `None` where a lane has nothing. Not yet known for the segment that is written.
