@@ -335,6 +335,7 @@ pub(crate) fn lose(shared: &Shared, (number, generation): (u64, u32), lost: &[(L
                 to: range.last,
                 count: news,
                 cause: "damaged".into(),
+                replaced_by: None,
                 at: clock::stamp(),
             })));
         }

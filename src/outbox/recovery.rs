@@ -467,7 +467,14 @@ fn settle_losses(
         );
         let stream = segment.streams[lane.index()].to_string();
         let (from, to) = (range.first, range.last);
-        manifest.declared.push(Declared::Gap { stream, from, to, count: news, cause: "damaged".to_owned() });
+        manifest.declared.push(Declared::Gap {
+            stream,
+            from,
+            to,
+            count: news,
+            cause: "damaged".to_owned(),
+            replaced_by: None,
+        });
     }
 }
 

@@ -151,7 +151,14 @@ impl Writer {
             if let (true, Some(range)) = (missing > 0, segment.entry.lanes[lane.index()]) {
                 let from = segment.first_missing(lane, range.first).unwrap_or(range.first);
                 let stream = segment.streams[lane.index()].to_string();
-                let gap = Declared::Gap { stream, from, to: range.last, count, cause: "evicted".to_owned() };
+                let gap = Declared::Gap {
+                    stream,
+                    from,
+                    to: range.last,
+                    count,
+                    cause: "evicted".to_owned(),
+                    replaced_by: None,
+                };
                 declare(&mut gaps, gap);
             }
         }
