@@ -44,7 +44,7 @@ pub struct Reader {
     /// By lane: from where on nothing was given yet.
     at: [At; 3],
     head: Option<Head>,
-    loading: Option<((u64, u32), JoinHandle<Result<Head, SegmentError>>)>,
+    loading: Option<((u64, u32), Loading)>,
     names: Names,
 }
 
@@ -55,6 +55,8 @@ struct At {
     generation: u32,
     number: u64,
 }
+
+type Loading = JoinHandle<Result<Head, SegmentError>>;
 
 /// A closed segment in memory.
 #[derive(Debug)]

@@ -210,7 +210,7 @@ pub(crate) fn rewrite(directory: &Path, plan: &Plan, cutter: &mut Cutter) -> Res
         return Ok(Rewritten { entry: None, gaps, given_up, thinned, aggregates });
     }
     let path = recovery::segment_path(directory, entry.number, entry.generation);
-    let made = store(&path, &entry.run, kept.into_iter().collect());
+    let made = store(&path, &entry.run, &kept.into_iter().collect::<Vec<_>>());
     if let Err(error) = made {
         // Half a segment that no manifest names.
         let _ = std::fs::remove_dir_all(&path);
@@ -220,13 +220,13 @@ pub(crate) fn rewrite(directory: &Path, plan: &Plan, cutter: &mut Cutter) -> Res
     Ok(Rewritten { entry: Some(entry), gaps, given_up, thinned, aggregates })
 }
 
-fn store(path: &Path, run: &str, values: Vec<(Key, Vec<u8>)>) -> Result<(), SegmentError> {
+fn store(path: &Path, run: &str, values: &[(Key, Vec<u8>)]) -> Result<(), SegmentError> {
     // Left by an attempt that a crash cut off, or another that came to nothing.
     if path.exists() {
         std::fs::remove_dir_all(path).map_err(|source| SegmentError::Io { path: path.to_owned(), source })?;
     }
     let mut segment = Segment::create(path, run)?;
-    segment.fill(&values)
+    segment.fill(values)
 }
 
 impl Source {

@@ -243,7 +243,7 @@ mod tests {
         let on = Value::Flag(true);
         let n = |n: f64| Value::Number(n);
         push(&mut batch, "a", 1_500, TimeQuality::Device, &[("t", n(3.0)), ("on", on.clone())]);
-        push(&mut batch, "a", 1_000, TimeQuality::Device, &[("t", n(1.0)), ("on", on.clone())]);
+        push(&mut batch, "a", 1_000, TimeQuality::Device, &[("t", n(1.0)), ("on", on)]);
         push(&mut batch, "b", 1_100, TimeQuality::Arrival, &[("t", n(0.1))]);
         push(&mut batch, "a", 2_000, TimeQuality::Device, &[("t", n(7.0)), ("on", Value::Flag(false))]);
         push(&mut batch, "a", -1, TimeQuality::Device, &[("t", n(5.0))]);

@@ -64,7 +64,7 @@ impl Writer {
             };
             for number in candidates {
                 let group = self.group_for_drop(shared, number, drop);
-                if !group.is_empty() && self.give_up(shared, group, drop, "evicted")? {
+                if !group.is_empty() && self.give_up(shared, &group, drop, "evicted")? {
                     return Ok(true);
                 }
             }
@@ -76,7 +76,7 @@ impl Writer {
             old.find(|(_, segment)| segment.is_free()).map(|(_, segment)| Source::of(segment))
         };
         match oldest {
-            Some(oldest) => self.give_up(shared, vec![oldest], [true; 3], "evicted"),
+            Some(oldest) => self.give_up(shared, &[oldest], [true; 3], "evicted"),
             None => Ok(false),
         }
     }
@@ -126,11 +126,11 @@ impl Writer {
     fn give_up(
         &mut self,
         shared: &Shared,
-        group: Vec<Source>,
+        group: &[Source],
         drop: [bool; 3],
         cause: &'static str,
     ) -> Result<bool, CommitError> {
-        if !self.claim(shared, &group) {
+        if !self.claim(shared, group) {
             return Ok(false);
         }
         let whole = group.len() == 1 && {
@@ -141,14 +141,14 @@ impl Writer {
             let (gaps, given_up) = group[0].give_up(drop, cause, None);
             Ok(Rewritten { entry: None, gaps, given_up, thinned: 0, aggregates: 0 })
         } else {
-            let plan = Plan { group: group.clone(), drop, cause, thin: None, at: clock::stamp() };
+            let plan = Plan { group: group.to_vec(), drop, cause, thin: None, at: clock::stamp() };
             rewrite::rewrite(&shared.directory, &plan, &mut self.cutter)
         };
         let rewritten = match rewritten {
             Ok(rewritten) => rewritten,
             Err(error) => {
-                self.unclaim(shared, &group);
-                self.failed(shared, &group, &error);
+                self.unclaim(shared, group);
+                self.failed(shared, group, &error);
                 return Ok(false);
             }
         };
@@ -159,7 +159,7 @@ impl Writer {
             warn!(segment, records, suppressed, "{why}: the oldest records are given up");
         }
         let given_up = rewritten.given_up;
-        self.adopt(shared, &group, rewritten)?;
+        self.adopt(shared, group, rewritten)?;
         // Counted once it is done: an attempt that the disk refuses is made again.
         let counts = if cause == "expired" { &self.counts.expired } else { &self.counts.evicted };
         counts.iter().zip(given_up).for_each(|(counter, count)| counter.add(count));
@@ -244,13 +244,13 @@ impl Writer {
         let most = (state.segments.len() / 2).clamp(1, GROUP_MAX);
         let mut before: Option<&SegmentState> = None;
         for (_, segment) in state.segments.range(..self.needed_from(&state)) {
-            let fits = segment.missing_of(Lane::Raw) > 0
+            let may = segment.missing_of(Lane::Raw) > 0
                 && !segment.entry.thinned
                 && !segment.thin_enough
                 && !segment.entry.damaged
                 && segment.is_free();
-            let follows = group.first().is_none_or(|first| first.entry.run == segment.entry.run);
-            if fits && follows {
+            let fits = may && group.first().is_none_or(|first| first.entry.run == segment.entry.run);
+            if fits {
                 let little = |before: &&SegmentState| {
                     before.entry.thinned
                         && before.is_free()
@@ -262,7 +262,8 @@ impl Writer {
                 group.push(Source::of(segment));
             }
             before = Some(segment);
-            if group.len() >= most || (!group.is_empty() && !(fits && follows)) {
+            let ended = !fits && !group.is_empty();
+            if ended || group.len() >= most {
                 break;
             }
         }
@@ -391,7 +392,7 @@ impl Writer {
                 })
             };
             let Some((source, drop)) = found else { break };
-            if !self.give_up(shared, vec![source], drop, "expired")? {
+            if !self.give_up(shared, &[source], drop, "expired")? {
                 break;
             }
         }
