@@ -21,6 +21,7 @@ fn rules(update_within: Option<Duration>) -> config::Rules {
         lateness: Duration::from_secs(10),
         update_within,
         forward_raw: false,
+        alarm: None,
     };
     config::Rules {
         filters: Vec::new(),
@@ -89,6 +90,7 @@ fn append(pipeline: &Pipeline, device: &str, measurement: &str, second: i64, val
         time_quality: TimeQuality::Device,
         received: NOW,
         mark: Mark::None,
+        alarm: None,
         fields: 0..1,
     };
     let mut batch = Batch { records: vec![Record::Reading(reading)], fields: vec![Field { measurement, value }] };

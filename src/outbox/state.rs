@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use roaring::RoaringBitmap;
 use tokio::sync::{Notify, watch};
@@ -185,9 +185,12 @@ pub(crate) struct State {
     pub(crate) blocks: VecDeque<Block>,
     pending_bytes: usize,
     pub(crate) pending_records: u64,
+    pub(crate) pending_lanes: [u64; 3],
     appended: u64,
     /// What is pending is to be committed at once.
     hurry: bool,
+    /// When an alarm last had a commit start at once.
+    urgent_at: Option<Instant>,
     pub(crate) closing: bool,
     /// Set while a block is being committed.
     pub(crate) commit_started: Option<Instant>,
@@ -216,8 +219,10 @@ impl State {
             blocks: VecDeque::new(),
             pending_bytes: 0,
             pending_records: 0,
+            pending_lanes: [0; 3],
             appended: 0,
             hurry: false,
+            urgent_at: None,
             closing: false,
             commit_started: None,
             segments,
@@ -259,9 +264,12 @@ impl State {
         self.blocks.push_front(block);
     }
 
-    fn append(&mut self, append: Append<'_>) -> u64 {
-        let Append { raw, aggregates, session, receipts, journal } = append;
-        let batches = [(Lane::Raw, raw), (Lane::Aggregate, aggregates)];
+    /// An alarm starts a commit at once, but not sooner than `alarm_interval` after the last that did: many alarms are not
+    /// to cost more commits than twice those of any other readings.
+    fn append(&mut self, append: Append<'_>, alarm_interval: Duration) -> u64 {
+        let Append { alarms, raw, aggregates, session, receipts, journal } = append;
+        let urgent = alarms.as_ref().is_some_and(|batch| !batch.is_empty());
+        let batches = [(Lane::Alarm, alarms), (Lane::Raw, raw), (Lane::Aggregate, aggregates)];
         let mut bytes = 10 * receipts.len() + journal.iter().map(|(_, piece)| 4 + piece.len()).sum::<usize>();
         for (_, batch) in &batches {
             bytes += batch.as_ref().map_or(0, |batch| encoded_bytes(batch));
@@ -278,6 +286,7 @@ impl State {
             for (lane, batch) in batches {
                 let Some(batch) = batch else { continue };
                 self.pending_records += batch.len() as u64;
+                self.pending_lanes[lane.index()] += batch.len() as u64;
                 block.batches[lane.index()].append(batch);
             }
             for (number, piece) in journal {
@@ -288,6 +297,10 @@ impl State {
             }
             block.number = self.appended;
             block.bytes += bytes;
+        }
+        if urgent && self.urgent_at.is_none_or(|at| clock::instant().saturating_duration_since(at) >= alarm_interval) {
+            self.urgent_at = Some(clock::instant());
+            self.hurry = true;
         }
         self.appended
     }
@@ -348,11 +361,7 @@ impl Shared {
     }
 
     /// Waits until woken, or until `timeout` where there is one.
-    pub(crate) fn wait<'a>(
-        &self,
-        state: MutexGuard<'a, State>,
-        timeout: Option<std::time::Duration>,
-    ) -> MutexGuard<'a, State> {
+    pub(crate) fn wait<'a>(&self, state: MutexGuard<'a, State>, timeout: Option<Duration>) -> MutexGuard<'a, State> {
         match timeout {
             Some(timeout) => self.wake.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0,
             None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -360,12 +369,13 @@ impl Shared {
     }
 
     pub(crate) fn append(&self, append: Append<'_>) -> u64 {
-        for (lane, batch) in [(Lane::Raw, &append.raw), (Lane::Aggregate, &append.aggregates)] {
+        let Append { alarms, aggregates, raw, .. } = &append;
+        for (lane, batch) in Lane::ALL.into_iter().zip([alarms, aggregates, raw]) {
             self.appended[lane.index()].add(batch.as_ref().map_or(0, |batch| batch.len() as u64));
         }
         let mut state = self.lock();
         let was_empty = state.blocks.is_empty();
-        let number = state.append(append);
+        let number = state.append(append, self.settings.commit_interval);
         // The writer needs to know when its interval begins and when it is to start early, nothing in between.
         let due = state.commit_is_due(self.settings.commit_bytes);
         if (was_empty && !state.blocks.is_empty()) || (due && state.commit_started.is_none()) {
@@ -440,10 +450,13 @@ impl Shared {
 
     pub(crate) fn backlog(&self) -> Backlog {
         let state = self.lock();
-        let mut backlog = Backlog { records: state.pending_records, ..Backlog::default() };
+        let mut backlog = Backlog { records: state.pending_records, lanes: state.pending_lanes, ..Backlog::default() };
         for segment in state.segments.values() {
             let missing = segment.missing();
             backlog.records += missing;
+            for lane in Lane::ALL {
+                backlog.lanes[lane.index()] += segment.missing_of(lane);
+            }
             backlog.bytes += segment.entry.bytes;
             backlog.segments += 1;
             if missing > 0 && backlog.oldest_ms.is_none() {

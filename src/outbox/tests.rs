@@ -62,6 +62,7 @@ impl Rig {
                 time_quality: TimeQuality::Device,
                 received: Stamp { wall_ms: self.next, monotonic_ms: 1, trusted: true },
                 mark: Mark::None,
+                alarm: None,
                 fields: mark..batch.mark(),
             }));
         }

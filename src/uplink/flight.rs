@@ -12,11 +12,16 @@ use super::source::Chunk;
 use super::topic::Topic;
 use crate::outbox::Lane;
 
+/// Alarms may exceed the limits by this part of them, and by at most so many records, so that a backlog of other records
+/// that is in flight does not hold them up.
+const ALARM_PART: usize = 8;
+const ALARMS_MAX: usize = 512;
+
 /// A record's place: segment, lane, number.
 pub(crate) type Place = (u64, Lane, u64);
 
-/// The most records there can be: 16 bits of a ticket name the slot, 16 its version; some slots are left for records
-/// that try a parked topic and enter beyond the limit.
+/// The most records there can be: 16 bits of a ticket name the slot, 16 its version; some slots are left for
+/// alarms, and for records that try a parked topic: they enter beyond the limit.
 pub(crate) const RECORDS_MAX: usize = (1 << 16) - 1_024;
 
 /// Where a record is.
@@ -105,6 +110,15 @@ impl Flight {
     pub(crate) fn has_room(&self) -> bool {
         let used = self.slots.len() - self.free.len();
         used == 0 || (used < self.records_max && self.bytes < self.bytes_max)
+    }
+
+    /// Whether another alarm may enter.
+    pub(crate) fn has_room_for_alarm(&self) -> bool {
+        let used = self.slots.len() - self.free.len();
+        let more = (self.records_max / ALARM_PART).clamp(1, ALARMS_MAX);
+        used == 0
+            || (used < self.records_max + more
+                && self.bytes < self.bytes_max.saturating_add(self.bytes_max / ALARM_PART))
     }
 
     /// Whether nothing is in flight.

@@ -127,6 +127,10 @@ impl Source for Memory {
         }
     }
 
+    async fn next_alarms(&mut self) -> Result<Chunk, ReadError> {
+        std::future::pending().await
+    }
+
     fn rewind(&mut self) {
         let mut inner = self.lock();
         inner.read = 0;
@@ -170,6 +174,7 @@ pub(crate) fn reading(device: &str, time_ms: i64, fields: u32) -> Record {
         time_quality: TimeQuality::Device,
         received: Stamp { wall_ms: 1_777_896_000_410, monotonic_ms: 1, trusted: true },
         mark: tidegate::reading::Mark::None,
+        alarm: None,
         fields: 0..fields,
     })
 }
@@ -196,6 +201,7 @@ pub(crate) fn settings(brokers: &str) -> Kafka {
         topics: Topics {
             reading: "iot.{profile}".into(),
             aggregate: "iot.aggregates".into(),
+            alarm: "iot.alarms".into(),
             dead_letter: "iot.dead".into(),
         },
         layout: Layout::Wide,
