@@ -16,6 +16,8 @@ use crate::outbox::Lane;
 /// that is in flight does not hold them up.
 const ALARM_PART: usize = 8;
 const ALARMS_MAX: usize = 512;
+/// In the order of records that are no alarms: they come after those that are.
+const NO_ALARM: u64 = 1 << 63;
 
 /// A record's place: segment, lane, number.
 pub(crate) type Place = (u64, Lane, u64);
@@ -44,7 +46,7 @@ pub(crate) struct Slot {
     pub(crate) state: State,
     chunk: Option<Arc<Chunk>>,
     pub(crate) index: usize,
-    /// Rises with every record that enters, so that records are sent again in their order.
+    /// Rises with every record that enters, so that records are sent again in their order, alarms before all others.
     pub(crate) order: u64,
     pub(crate) generation: u32,
     /// Messages that it became, and those not reported on.
@@ -159,7 +161,7 @@ impl Flight {
         slot.state = State::Ours;
         slot.chunk = Some(Arc::clone(chunk));
         slot.index = index;
-        slot.order = self.order;
+        slot.order = if chunk.lane == Lane::Alarm { self.order } else { self.order | NO_ALARM };
         ticket(at, slot.version)
     }
 
