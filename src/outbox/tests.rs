@@ -12,6 +12,7 @@ use crate::reading::{
 
 mod hostile;
 mod journal;
+mod lanes;
 mod torn;
 
 /// An outbox with limits so small that segments roll after a few hundred records.
