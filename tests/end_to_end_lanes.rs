@@ -118,7 +118,7 @@ fn alarms_and_backlog_of_many_devices_over_kills_keep_their_orders_and_miss_noth
     };
     for part in 0..3 {
         let third = COUNT / 3;
-        publish_lines(broker.port, "sensors/x", 1, lines(part * third, (part + 1) * third).into_iter());
+        publish_lines(broker.port, "sensors/x", 1, lines(part * third, (part + 1) * third));
         gateway.wait_status(seconds(90), "a third in the outbox", |status| status.backlog() >= (part + 1) * third);
         if part < 2 {
             gateway.kill();
