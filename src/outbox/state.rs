@@ -20,6 +20,10 @@ use crate::config;
 use crate::counters::{Count, Counter, Counters};
 use crate::reading::{Batch, Field, Name, Receipt, Record};
 
+/// An alarm's commit starts at once, but not sooner than this after the last one with alarms: very many of them are not to
+/// cost a commit each.
+const ALARM_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Where a chunk of the segment that is written lies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ChunkAt {
@@ -189,8 +193,9 @@ pub(crate) struct State {
     appended: u64,
     /// What is pending is to be committed at once.
     hurry: bool,
-    /// When an alarm last had a commit start at once.
-    urgent_at: Option<Instant>,
+    /// When the last commit with alarms began, and when the next one is to.
+    alarms_at: Option<Instant>,
+    pub(crate) alarms_due: Option<Instant>,
     pub(crate) closing: bool,
     /// Set while a block is being committed.
     pub(crate) commit_started: Option<Instant>,
@@ -222,7 +227,8 @@ impl State {
             pending_lanes: [0; 3],
             appended: 0,
             hurry: false,
-            urgent_at: None,
+            alarms_at: None,
+            alarms_due: None,
             closing: false,
             commit_started: None,
             segments,
@@ -257,8 +263,12 @@ impl State {
     pub(crate) fn take_block(&mut self) -> Option<Block> {
         let block = self.blocks.pop_front()?;
         self.pending_bytes -= block.bytes;
+        if !block.batches[Lane::Alarm.index()].is_empty() {
+            self.alarms_at = Some(clock::instant());
+        }
         if self.blocks.is_empty() {
             self.hurry = false;
+            self.alarms_due = None;
         }
         Some(block)
     }
@@ -266,12 +276,13 @@ impl State {
     /// Puts a block back that could not be committed.
     pub(crate) fn return_block(&mut self, block: Block) {
         self.pending_bytes += block.bytes;
+        if !block.batches[Lane::Alarm.index()].is_empty() {
+            self.alarms_due.get_or_insert_with(clock::instant);
+        }
         self.blocks.push_front(block);
     }
 
-    /// An alarm starts a commit at once, but not sooner than `alarm_interval` after the last that did: many alarms are not
-    /// to cost more commits than twice those of any other readings.
-    fn append(&mut self, append: Append<'_>, alarm_interval: Duration) -> u64 {
+    fn append(&mut self, append: Append<'_>) -> u64 {
         let Append { alarms, raw, aggregates, session, receipts, journal } = append;
         let urgent = alarms.as_ref().is_some_and(|batch| !batch.is_empty());
         let batches = [(Lane::Alarm, alarms), (Lane::Raw, raw), (Lane::Aggregate, aggregates)];
@@ -303,9 +314,9 @@ impl State {
             block.number = self.appended;
             block.bytes += bytes;
         }
-        if urgent && self.urgent_at.is_none_or(|at| clock::instant().saturating_duration_since(at) >= alarm_interval) {
-            self.urgent_at = Some(clock::instant());
-            self.hurry = true;
+        if urgent {
+            let now = clock::instant();
+            self.alarms_due.get_or_insert(self.alarms_at.map_or(now, |at| now.max(at + ALARM_INTERVAL)));
         }
         self.appended
     }
@@ -380,9 +391,10 @@ impl Shared {
         }
         let mut state = self.lock();
         let was_empty = state.blocks.is_empty();
-        let number = state.append(append, self.settings.commit_interval);
+        let alarms_were_due = state.alarms_due;
+        let number = state.append(append);
         // The writer needs to know when its interval begins and when it is to start early, nothing in between.
-        let due = state.commit_is_due(self.settings.commit_bytes);
+        let due = state.commit_is_due(self.settings.commit_bytes) || state.alarms_due != alarms_were_due;
         if (was_empty && !state.blocks.is_empty()) || (due && state.commit_started.is_none()) {
             self.wake.notify_one();
         }
