@@ -18,7 +18,7 @@ async fn an_alarm_is_committed_at_once_and_many_do_not_cost_a_commit_each() {
     durable(&outbox, number).await;
     assert_eq!((rig.count(Count::Commits, ""), rig.count(Count::Committed, "alarm")), (1, 1));
     // Very many of them share commits, and none waits for the interval.
-    let start = crate::clock::instant();
+    let start = clock::instant();
     let mut last = 0;
     for _ in 0..200 {
         last = outbox.append_all(alarms(&mut rig.readings(1)));
