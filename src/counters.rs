@@ -66,6 +66,8 @@ counts! {
     ValuesRejected = "values_rejected_total", "reason";
     /// Values dropped by a filter, by its name.
     ValuesFiltered = "values_filtered_total", "filter";
+    /// Values and aggregates that are alarms, by the rule's name.
+    Alarms = "alarms_total", "rule";
     /// Values that were counted into a window and not forwarded themselves, by the window's name.
     ValuesAggregated = "values_aggregated_total", "window";
     /// Aggregates made, late updates included, by the window's name.

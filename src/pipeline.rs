@@ -1,5 +1,5 @@
-//! Rules and outbox in step: what a batch changes in the rules' state, the records that it leaves, and the aggregates that
-//! it closes are one append, hence in one commit.
+//! Rules and outbox in step: what a batch changes in the rules' state, the records that it leaves, the alarms that it raises
+//! and the aggregates that it closes are one append, hence in one commit.
 //!
 //! Invariant: the state is only changed under the lock under which its change is appended, so the order of the journal is
 //! the order of the changes, and a checkpoint is the state as of an append.
@@ -10,7 +10,7 @@ use tracing::error;
 
 use crate::outbox::{self, Append, Lane, Outbox};
 use crate::reading::{Batch, Name, Receipt, Stamp};
-use crate::rules::{self, Piece, Rules};
+use crate::rules::{self, Made, Piece, Rules};
 
 /// A restart reads the journal since the last checkpoint: at this many bytes a new checkpoint is made …
 const JOURNAL_BYTES: usize = 1 << 20;
@@ -28,7 +28,7 @@ pub struct Pipeline {
 #[derive(Debug)]
 struct State {
     rules: Rules,
-    aggregates: Batch,
+    made: Made,
     checkpoint_bytes: usize,
 }
 
@@ -36,7 +36,7 @@ impl Pipeline {
     /// Hands readings through `rules` to `outbox`, which must have begun the rules' journal.
     #[must_use]
     pub fn new(outbox: Outbox, rules: Rules) -> Self {
-        let state = State { rules, aggregates: Batch::default(), checkpoint_bytes: 0 };
+        let state = State { rules, made: Made::default(), checkpoint_bytes: 0 };
         let state = (!state.rules.is_empty()).then(|| Arc::new(Mutex::new(state)));
         Self { outbox, state }
     }
@@ -46,8 +46,8 @@ impl Pipeline {
     pub fn append(&self, batch: &mut Batch, session: Option<&Name>, receipts: &[Receipt]) -> u64 {
         let Some(state) = &self.state else { return self.outbox.append(Lane::Raw, batch, session, receipts) };
         let mut state = lock(state);
-        let State { rules, aggregates, .. } = &mut *state;
-        rules.apply(batch, aggregates);
+        let State { rules, made, .. } = &mut *state;
+        rules.apply(batch, made);
         let number = self.store(&mut state, batch, session, receipts);
         self.keep(&mut state, false);
         number
@@ -57,8 +57,8 @@ impl Pipeline {
     pub fn tick(&self, now: Stamp) {
         let Some(state) = &self.state else { return };
         let mut state = lock(state);
-        let State { rules, aggregates, .. } = &mut *state;
-        rules.tick(now, aggregates);
+        let State { rules, made, .. } = &mut *state;
+        rules.tick(now, made);
         self.store(&mut state, &mut Batch::default(), None, &[]);
         self.keep(&mut state, false);
     }
@@ -81,7 +81,8 @@ impl Pipeline {
             std::iter::from_fn(|| state.rules.take_journal()).map(|piece| (piece.number, piece.bytes)).collect();
         self.outbox.append_all(Append {
             raw: Some(raw),
-            aggregates: Some(&mut state.aggregates),
+            aggregates: Some(&mut state.made.aggregates),
+            alarms: Some(&mut state.made.alarms),
             session,
             receipts,
             journal: &pieces,

@@ -21,6 +21,7 @@ fn rules(update_within: Option<Duration>) -> config::Rules {
         lateness: Duration::from_secs(10),
         update_within,
         forward_raw: false,
+        alarm: None,
     };
     config::Rules {
         filters: Vec::new(),
@@ -90,6 +91,7 @@ fn append(pipeline: &Pipeline, device: &str, measurement: &str, second: i64, val
         time_quality: TimeQuality::Device,
         received: NOW,
         mark: Mark::None,
+        alarm: None,
         fields: 0..1,
     };
     let mut batch = Batch { records: vec![Record::Reading(reading)], fields: vec![Field { measurement, value }] };
@@ -229,4 +231,39 @@ fn a_device_is_not_forgotten_while_its_windows_can_be_amended() {
     assert_eq!(deliver(&pipeline, &mut reader), [(NOW.wall_ms, 1, 1), (NOW.wall_ms, 2, 2)]);
     drop(reader);
     closer.close().unwrap();
+}
+
+#[test]
+fn alarms_and_the_state_that_they_come_from_are_one_commit() {
+    let mut bed = Bed::new();
+    bed.rules.windows[0].alarm = Some(config::WindowAlarm::All);
+    bed.rules.filters.push(config::Filter {
+        name: "ones".into(),
+        select: config::Select::default(),
+        action: config::FilterAction::Test,
+        range: None,
+        deadband: None,
+        min_interval: None,
+        alarm: Some(config::Alarm { equals: vec![Value::Number(1.0)], ..config::Alarm::default() }),
+    });
+    let (mut stored, mut lanes, mut windows) = (0, [0; 3], 0);
+    for _ in 0..6 {
+        let (pipeline, closer) = bed.open();
+        for _ in 0..7 {
+            store(&pipeline, stored * 10);
+            stored += 1;
+        }
+        let crashed = bed.crash();
+        pipeline.finish();
+        closer.close().unwrap();
+        drop(crashed);
+        let (outbox, closer, _) = bed.outbox();
+        lanes = outbox.backlog().lanes;
+        closer.close().unwrap();
+        // A window of six values is over once one that is ten seconds past its end has come.
+        windows = (stored - 1).saturating_sub(1) / 6;
+        assert_eq!(lanes[0] as i64, stored + windows, "{stored} values");
+    }
+    assert!(windows > 5);
+    assert_eq!(lanes[1], 0, "no aggregate is anything but an alarm");
 }

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 
 use crate::config::{self, Config};
+use crate::outbox::Lane;
 use crate::reading::{Aggregate, Batch, Field, Frames, Record, Value};
 use crate::uplink::lines::Lines;
 
@@ -51,7 +52,7 @@ impl Printer {
     pub fn new(config: &Config, format: Format, expected: Vec<(String, String)>) -> Self {
         let inner = Inner {
             format,
-            lines: Lines::new(&config.gateway, &config.kafka, "print"),
+            lines: Lines::new(&config.gateway, &config.kafka, Lane::Raw, "print"),
             silent: expected,
             columns: Columns::default(),
             out: Vec::new(),
@@ -107,7 +108,7 @@ impl Inner {
             self.lines.write(batch, &mut self.out);
             return;
         }
-        self.columns.write(batch, &mut self.out);
+        self.columns.write(batch, Lane::Raw, &mut self.out);
         batch.clear();
     }
 }
@@ -125,8 +126,8 @@ impl Default for Columns {
 }
 
 impl Columns {
-    /// Appends a line for each record to `out`.
-    pub(crate) fn write(&mut self, batch: &Batch, out: &mut Vec<u8>) {
+    /// Appends a line for each record of a lane to `out`.
+    pub(crate) fn write(&mut self, batch: &Batch, lane: Lane, out: &mut Vec<u8>) {
         let mut text = String::new();
         for record in &batch.records {
             // Writing to a string cannot fail.
@@ -139,8 +140,11 @@ impl Columns {
                         text.push_str("  ");
                         write_field(&mut text, field);
                     }
-                    match reading.mark.as_str() {
-                        Some(mark) => writeln!(text, "  ({mark})"),
+                    if let Some(mark) = reading.mark.as_str() {
+                        let _ = write!(text, "  ({mark})");
+                    }
+                    match &reading.alarm {
+                        Some(rule) => writeln!(text, "  (ALARM {rule})"),
                         None => writeln!(text),
                     }
                 }
@@ -159,7 +163,8 @@ impl Columns {
                 }
                 Record::Aggregate(aggregate) => {
                     self.widen(&aggregate.device);
-                    self.aggregate(&mut text, aggregate)
+                    let _ = self.aggregate(&mut text, aggregate);
+                    if lane == Lane::Alarm { writeln!(text, "  (ALARM {})", aggregate.window) } else { writeln!(text) }
                 }
                 Record::Gap(_) | Record::StreamEnd(_) => Ok(()),
             };
@@ -182,7 +187,7 @@ impl Columns {
             write!(text, "  mean={mean}")?;
         }
         write!(text, "  min={min}  max={max}  first={first}  last={last}")?;
-        if *revision > 1 { writeln!(text, "  (revision {revision})") } else { writeln!(text) }
+        if *revision > 1 { write!(text, "  (revision {revision})") } else { Ok(()) }
     }
 }
 

@@ -246,6 +246,8 @@ pub struct Reading {
     pub received: Stamp,
     /// Whether it came too late, or too early, for a window.
     pub mark: Mark,
+    /// The rule by which a value of it is an alarm, if one is; of several rules the first in the configuration.
+    pub alarm: Option<Name>,
     /// Which of the batch's fields are its values.
     pub fields: Range<u32>,
 }

@@ -337,3 +337,35 @@ fn what_cannot_be_read_is_said_before_anything_is_done() {
     let refused = run("[gatway]", "-", b"", &[]);
     assert!(refused.code == 2 && refused.err.contains("did you mean `gateway`?"), "{}", refused.err);
 }
+
+#[test]
+fn alarms_are_shown_as_such_and_told_of() {
+    let rules = format!(
+        "{NO_RULES}[[filter]]\nname = \"cold\"\nmeasurement = \"temperature\"\nalarm = {{ below = 21 }}\n\
+         [[filter]]\nname = \"never\"\nmeasurement = \"smoke\"\nalarm = {{ equals = true }}\n\
+         [[window]]\nname = \"load\"\nmeasurement = \"power\"\nevery = \"1m\"\nlateness = \"10s\"\n\
+         alarm = {{ field = \"max\", above = 60 }}\n"
+    );
+    let replayed = replay(&rules, RECORDED.as_bytes(), &["--format", "ndjson"]);
+    assert_eq!(replayed.code, 0, "{}", replayed.err);
+    let alarms: Vec<Value> = replayed.records().into_iter().filter(|record| record["lane"] == "alarm").collect();
+    let below: Vec<&Value> = alarms.iter().filter(|alarm| alarm["kind"] == "reading").collect();
+    assert!(!below.is_empty() && below.iter().all(|alarm| alarm["alarm"] == "cold"), "{alarms:?}");
+    assert!(below.iter().all(|alarm| alarm["values"]["temperature"].as_f64().unwrap() < 21.0), "{alarms:?}");
+    let loads: Vec<&Value> = alarms.iter().filter(|alarm| alarm["kind"] == "aggregate").collect();
+    assert!(!loads.is_empty() && loads.iter().all(|alarm| alarm["alarm"] == "load"), "{alarms:?}");
+    assert!(loads.iter().all(|alarm| alarm["max"].as_f64().unwrap() > 60.0), "{alarms:?}");
+    // A stream of their own, and nothing twice.
+    for (alarm, seq) in alarms.iter().zip(1..) {
+        assert_eq!((&alarm["stream"], &alarm["seq"]), (&json!("replay.alarm"), &json!(seq)));
+    }
+    replayed.says(below.len() as u64, "alarms: cold");
+    replayed.says(0, "alarms: never");
+    replayed.says(loads.len() as u64, "alarms: load");
+    replayed.says(alarms.len() as u64, "readings and aggregates of these as alarms, ahead of all others");
+    let plain = replay(NO_RULES, RECORDED.as_bytes(), &["--format", "ndjson"]);
+    assert_eq!(replayed.of("reading").len(), plain.of("reading").len());
+    let table = replay(&rules, RECORDED.as_bytes(), &["--format", "table"]).out;
+    let told = |rule: &str| table.lines().filter(|line| line.ends_with(&format!("  (ALARM {rule})"))).count();
+    assert_eq!((told("cold"), told("load")), (below.len(), loads.len()), "{table}");
+}

@@ -13,7 +13,7 @@ use tidegate::counters::Counters;
 use tidegate::reading::{
     Batch, Field, Mark, Measurement, MeasurementKind, Name, Reading, Record, Stamp, TimeQuality, Value,
 };
-use tidegate::rules::{Left, Rules};
+use tidegate::rules::{Left, Made, Rules};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -33,6 +33,7 @@ fn settings() -> config::Rules {
             range: None,
             deadband: Some(deadband),
             min_interval: None,
+            alarm: None,
         }],
         windows: vec![config::Window {
             name: "minute".into(),
@@ -42,6 +43,7 @@ fn settings() -> config::Rules {
             lateness: Duration::from_secs(10),
             update_within: None,
             forward_raw: true,
+            alarm: None,
         }],
         series_max: 10_000,
         open_windows_max: 50_000,
@@ -71,6 +73,7 @@ fn batch(devices: &[Name], measurements: &[Arc<Measurement>], second: i64) -> Ba
             time_quality: TimeQuality::Device,
             received: Stamp { wall_ms: time_ms, monotonic_ms: second as u64 * 1_000, trusted: true },
             mark: Mark::None,
+            alarm: None,
             fields: mark..batch.mark(),
         }));
     }
@@ -84,12 +87,12 @@ fn nothing_is_allocated_for_a_reading_of_a_known_device() {
         |name: &str| Arc::new(Measurement { name: name.into(), unit: None, kind: MeasurementKind::Gauge });
     let measurements = [measurement("temperature"), measurement("humidity")];
     let mut rules = Rules::restore(&settings(), Left::default(), Stamp::default(), &Counters::default());
-    let mut aggregates = Batch::default();
+    let mut made = Made::default();
     // Three minutes, so that windows have opened and closed.
     for second in 0..196 {
-        rules.apply(&mut batch(&devices, &measurements, second), &mut aggregates);
+        rules.apply(&mut batch(&devices, &measurements, second), &mut made);
         while rules.take_journal().is_some() {}
-        aggregates.clear();
+        made.clear();
     }
     // Within a minute: no window closes.
     let batches: Vec<Batch> = (196..236).map(|second| batch(&devices, &measurements, second)).collect();
@@ -97,7 +100,7 @@ fn nothing_is_allocated_for_a_reading_of_a_known_device() {
     let mut allocations = 0;
     for mut batch in batches {
         let region = Region::new(ALLOCATOR);
-        rules.apply(&mut batch, &mut aggregates);
+        rules.apply(&mut batch, &mut made);
         let change = region.change();
         allocations += change.allocations + change.reallocations;
         kept += batch.len();

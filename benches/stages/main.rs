@@ -14,6 +14,7 @@ use std::path::Path;
 use tidegate::clock;
 use tidegate::config::Config;
 use tidegate::decode::Decoder;
+use tidegate::outbox::Lane;
 use tidegate::profile::ProfileSet;
 use tidegate::reading::{Batch, Frames, Stamp};
 use tidegate::uplink::lines::Lines;
@@ -60,7 +61,7 @@ fn main() {
         }
     });
 
-    let mut lines = Lines::new(&config.gateway, &config.kafka, "bench.raw");
+    let mut lines = Lines::new(&config.gateway, &config.kafka, Lane::Raw, "bench.raw");
     let (mut out, mut copy) = (Vec::new(), Batch::default());
     let copying = measure("copy of a batch (part of the next)", || copy.clone_from(&batch));
     let encoding = measure("encode as wide JSON", || {

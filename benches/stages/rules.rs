@@ -9,7 +9,7 @@ use tidegate::counters::Counters;
 use tidegate::decode::Decoder;
 use tidegate::profile::ProfileSet;
 use tidegate::reading::{Batch, Frames, Record, Stamp};
-use tidegate::rules::{Left, Rules};
+use tidegate::rules::{Left, Made, Rules};
 
 const SERIES: usize = 10_000;
 const ROUNDS: i64 = 120;
@@ -42,6 +42,7 @@ pub(super) fn run() {
             range: None,
             deadband: Some(deadband),
             min_interval: None,
+            alarm: None,
         };
         let window = |forward_raw| Window {
             name: "minute".to_owned(),
@@ -51,6 +52,7 @@ pub(super) fn run() {
             lateness: Duration::from_secs(10),
             update_within: None,
             forward_raw,
+            alarm: None,
         };
         for (what, filters, windows) in [
             ("deadband", vec![filter.clone()], vec![]),
@@ -96,7 +98,7 @@ fn state(rules: &mut Rules) {
 
 /// Runs all readings through the rules again and again, each time a period later. Nanoseconds a reading.
 fn measure(batch: &Batch, mut rules: Option<&mut Rules>) -> f64 {
-    let (mut copy, mut aggregates) = (Batch::default(), Batch::default());
+    let (mut copy, mut out) = (Batch::default(), Made::default());
     let (mut start, mut journal, mut packed, mut made) = (clock::instant(), 0, 0, 0);
     for round in 0..ROUNDS + 10 {
         if round == 10 {
@@ -111,9 +113,9 @@ fn measure(batch: &Batch, mut rules: Option<&mut Rules>) -> f64 {
             }
         }
         let Some(rules) = &mut rules else { continue };
-        aggregates.clear();
-        rules.apply(&mut copy, &mut aggregates);
-        made += aggregates.len();
+        out.clear();
+        rules.apply(&mut copy, &mut out);
+        made += out.aggregates.len();
         while let Some(piece) = rules.take_journal() {
             journal += piece.bytes.len();
             if round == ROUNDS {

@@ -43,9 +43,12 @@ fn table(report: &Report) -> String {
     // Writing to a string cannot fail.
     let _ = writeln!(text, "gateway {gateway}, tidegate {version}, run {run}, up {}\n", duration(*uptime_s));
     let oldest = backlog.oldest.as_ref().map(|oldest| format!(", the oldest of {oldest}")).unwrap_or_default();
+    let lanes: Vec<String> = backlog.lanes.iter().map(|(lane, records)| format!("{records} {lane}")).collect();
+    let lanes =
+        if lanes.is_empty() || backlog.records == 0 { String::new() } else { format!(" ({})", lanes.join(", ")) };
     let _ = writeln!(
         text,
-        "backlog  {} records{oldest}; {} on disk in {} segments",
+        "backlog  {} records{lanes}{oldest}; {} on disk in {} segments",
         backlog.records,
         size(backlog.bytes),
         backlog.segments,

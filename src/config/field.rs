@@ -88,6 +88,21 @@ impl<'a> Field<'a> {
         self.value.is_str()
     }
 
+    /// Whether the value is `true` or `false`.
+    pub(super) fn is_boolean(&self) -> bool {
+        self.value.is_bool()
+    }
+
+    /// Whether the value is an array.
+    pub(super) fn is_array(&self) -> bool {
+        self.value.is_array()
+    }
+
+    /// Whether the value is `true`.
+    pub(super) fn is_true(&self) -> bool {
+        self.value.as_bool() == Some(true)
+    }
+
     /// The values of an array.
     pub(super) fn array(&self, expected: &str) -> Option<Vec<Self>> {
         let Some(array) = self.value.as_array() else {

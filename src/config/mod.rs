@@ -24,6 +24,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::reading::Value;
+
 pub use errors::{Errors, Place, Problem, nearest};
 pub use loaded::{Loaded, Purpose};
 
@@ -261,6 +263,75 @@ pub struct Filter {
     pub deadband: Option<Deadband>,
     /// Drops values that come sooner than this after the last one that passed.
     pub min_interval: Option<Duration>,
+    /// Which of the values are alarms; then it does nothing else.
+    pub alarm: Option<Alarm>,
+}
+
+/// Which values of a filter's selection are alarms: those that meet one of the conditions, or all if there is none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Alarm {
+    /// Numbers less than this.
+    pub below: Option<f64>,
+    /// Numbers greater than this.
+    pub above: Option<f64>,
+    /// Values equal to one of these.
+    pub equals: Vec<Value>,
+    /// Of one series at most one in this time of event time; others go the way of all values.
+    pub at_most_every: Option<Duration>,
+}
+
+/// What an aggregate says of its window's values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AggregateField {
+    /// How many there are.
+    Count,
+    /// Their sum.
+    Sum,
+    /// The least.
+    Min,
+    /// The greatest.
+    Max,
+    /// The arithmetic mean.
+    Mean,
+    /// The earliest.
+    First,
+    /// The latest.
+    Last,
+}
+
+impl AggregateField {
+    /// All of them, in the order in which a record has them.
+    pub const ALL: [Self; 7] = [Self::Count, Self::Sum, Self::Min, Self::Max, Self::Mean, Self::First, Self::Last];
+
+    /// The word that stands in a record.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Count => "count",
+            Self::Sum => "sum",
+            Self::Min => "min",
+            Self::Max => "max",
+            Self::Mean => "mean",
+            Self::First => "first",
+            Self::Last => "last",
+        }
+    }
+}
+
+/// Which aggregates of a window are alarms.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum WindowAlarm {
+    /// All of them.
+    All,
+    /// Those of which this field is less than `below` or greater than `above`.
+    Field {
+        /// Which field.
+        field: AggregateField,
+        /// Less than this, if there is one.
+        below: Option<f64>,
+        /// Greater than this, if there is one.
+        above: Option<f64>,
+    },
 }
 
 /// The numbers from `min` to `max`, both included.
@@ -300,6 +371,8 @@ pub struct Window {
     pub update_within: Option<Duration>,
     /// Whether the readings themselves are forwarded as well.
     pub forward_raw: bool,
+    /// Which of the aggregates are alarms.
+    pub alarm: Option<WindowAlarm>,
 }
 
 /// What to do when the outbox is full.
@@ -421,6 +494,8 @@ pub struct Topics {
     pub reading: String,
     /// For aggregates.
     pub aggregate: String,
+    /// For readings and aggregates that are alarms.
+    pub alarm: String,
     /// For dead letters.
     pub dead_letter: String,
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 use super::secret::Origin;
 use super::units::{escape, format_duration, format_size};
 use super::{
-    Compression, Filter, FilterAction, Format, Kafka, Layout, Loaded, Mqtt, MqttVersion, Outbox, Parity, Retained,
-    Rules, Select, Serial, Timestamp, Tls, Window, sinks, values,
+    Alarm, Compression, Filter, FilterAction, Format, Kafka, Layout, Loaded, Mqtt, MqttVersion, Outbox, Parity,
+    Retained, Rules, Select, Serial, Timestamp, Tls, Window, WindowAlarm, sinks, values,
 };
+use crate::reading::Value;
 
 /// A file being written. Writing to a `String` cannot fail.
 struct Page(String);
@@ -181,6 +182,7 @@ impl Loaded {
         let topics = [
             ("reading", quoted(&kafka.topics.reading)),
             ("aggregate", quoted(&kafka.topics.aggregate)),
+            ("alarm", quoted(&kafka.topics.alarm)),
             ("dead_letter", quoted(&kafka.topics.dead_letter)),
         ];
         page.line("topics", inline(&topics));
@@ -266,8 +268,6 @@ fn filter(page: &mut Page, filter: &Filter) {
         FilterAction::Keep => page.text("action", "keep"),
         FilterAction::Drop => page.text("action", "drop"),
     }
-    // Debug writes a number so that TOML reads it as the same one: `5.0`, `1e300`.
-    let number = |key: &'static str, number: Option<f64>| number.map(|number| (key, format!("{number:?}")));
     if let Some(range) = filter.range {
         let pairs: Vec<_> = [number("min", range.min), number("max", range.max)].into_iter().flatten().collect();
         page.line("range", inline(&pairs));
@@ -280,6 +280,28 @@ fn filter(page: &mut Page, filter: &Filter) {
     if let Some(interval) = filter.min_interval {
         page.duration("min_interval", interval);
     }
+    if let Some(alarm) = &filter.alarm {
+        page.line("alarm", filter_alarm(alarm));
+    }
+}
+
+// Debug writes a number so that TOML reads it as the same one: `5.0`, `1e300`.
+fn number(key: &'static str, number: Option<f64>) -> Option<(&'static str, String)> {
+    number.map(|number| (key, format!("{number:?}")))
+}
+
+fn filter_alarm(alarm: &Alarm) -> String {
+    let value = |value: &Value| match value {
+        Value::Number(number) => format!("{number:?}"),
+        Value::Text(text) => quoted(text),
+        Value::Flag(flag) => flag.to_string(),
+    };
+    let equals: Vec<String> = alarm.equals.iter().map(value).collect();
+    let equals = (!equals.is_empty()).then(|| ("equals", format!("[{}]", equals.join(", "))));
+    let every = alarm.at_most_every.map(|every| ("at_most_every", quoted(&format_duration(every))));
+    let pairs: Vec<_> =
+        [number("below", alarm.below), number("above", alarm.above), equals, every].into_iter().flatten().collect();
+    if pairs.is_empty() { "true".to_owned() } else { inline(&pairs) }
 }
 
 fn window(page: &mut Page, window: &Window) {
@@ -293,6 +315,14 @@ fn window(page: &mut Page, window: &Window) {
         page.duration("update_within", within);
     }
     page.line("forward_raw", window.forward_raw);
+    match window.alarm {
+        None => {}
+        Some(WindowAlarm::All) => page.line("alarm", true),
+        Some(WindowAlarm::Field { field, below, above }) => {
+            let pairs = [Some(("field", quoted(field.as_str()))), number("below", below), number("above", above)];
+            page.line("alarm", inline(&pairs.into_iter().flatten().collect::<Vec<_>>()));
+        }
+    }
 }
 
 fn outbox(page: &mut Page, outbox: &Outbox) {

@@ -8,7 +8,11 @@ use std::time::Duration;
 
 use super::field::Field;
 use super::section::Section;
-use super::{Deadband, Filter, FilterAction, Outbox, Rules, Select, ValueRange, Window, units, values};
+use super::{
+    AggregateField, Alarm, Deadband, Filter, FilterAction, Outbox, Rules, Select, ValueRange, Window, WindowAlarm,
+    units, values,
+};
+use crate::reading::Value;
 
 /// Filters, and windows, that a file may have.
 const RULES_MAX: usize = 256;
@@ -96,7 +100,16 @@ fn filter(section: &Section<'_>) -> Filter {
     let range = section.get("range").and_then(|field| range(&field));
     let min_interval = section.duration("min_interval", Duration::from_millis(1)..=7 * DAY);
     let deadband = section.get("deadband").and_then(|field| deadband(&field.section(), min_interval));
-    if section.has("action") {
+    let alarm = section.get("alarm").and_then(|field| alarm(&field));
+    if section.has("alarm") {
+        for key in ["action", "range", "deadband", "min_interval"] {
+            if section.has(key) {
+                let message =
+                    format!("expected `{key}` only without `alarm`: one filter keeps, drops, tests or raises alarms");
+                section.problem_key(key, message, Some("write two filters".to_owned()));
+            }
+        }
+    } else if section.has("action") {
         for key in ["deadband", "min_interval"] {
             if section.has(key) {
                 let message = format!("expected `{key}` only without `action`: one filter keeps, drops or tests");
@@ -108,20 +121,107 @@ fn filter(section: &Section<'_>) -> Filter {
             section.problem_key("action", message, None);
         }
     } else if !["range", "deadband", "min_interval"].iter().any(|key| section.has(key)) {
-        let message = "expected what it is to do: `action`, `range`, `deadband` or `min_interval`, found none of them";
+        let message =
+            "expected what it is to do: `action`, `range`, `deadband`, `min_interval` or `alarm`, found none of them";
         section.problem_here(message.to_owned());
     }
     section.finish();
     let does = match action {
         FilterAction::Keep => "keep".to_owned(),
         FilterAction::Drop => "drop".to_owned(),
+        FilterAction::Test if alarm.is_some() => "alarm".to_owned(),
         FilterAction::Test => {
             let interval = min_interval.map(|interval| format!("every-{}", units::format_duration(interval)));
             let tests = [range.map(|_| "range".to_owned()), deadband.map(|_| "deadband".to_owned()), interval];
             tests.into_iter().flatten().collect::<Vec<_>>().join("-")
         }
     };
-    Filter { name: name_or_made(section, name, &select, &does), select, action, range, deadband, min_interval }
+    Filter { name: name_or_made(section, name, &select, &does), select, action, range, deadband, min_interval, alarm }
+}
+
+/// Which values are alarms: `true` for all, or conditions.
+fn alarm(field: &Field<'_>) -> Option<Alarm> {
+    if !field.is_table() {
+        return all(field, "{ below = 0, above = 80 }").then(Alarm::default);
+    }
+    let section = field.section();
+    let (below, above) = limits(&section);
+    let alarm = Alarm {
+        below,
+        above,
+        equals: section.get("equals").map(|field| equals(&field)).unwrap_or_default(),
+        at_most_every: section.duration("at_most_every", Duration::from_millis(1)..=7 * DAY),
+    };
+    section.finish();
+    if !["below", "above", "equals", "at_most_every"].iter().any(|key| section.has(key)) {
+        let message = "expected `below`, `above` or `equals`, found none of them".to_owned();
+        field.problem(message, Some("alarm = true makes an alarm of every value that the rule selects".to_owned()));
+    }
+    Some(alarm)
+}
+
+/// Whether it is `true`, which is all that it may be besides a table.
+fn all(field: &Field<'_>, example: &str) -> bool {
+    let is = field.is_true();
+    if !is {
+        field.unexpected(&format!("true, or a table such as {example}"), None);
+    }
+    is
+}
+
+/// `below` and `above`: a value that is neither is in order.
+fn limits(section: &Section<'_>) -> (Option<f64>, Option<f64>) {
+    let number = |key| section.get(key).and_then(|field| field.number(f64::MIN..=f64::MAX, NUMBER));
+    let (below, above) = (number("below"), number("above"));
+    if let (Some(low), Some(high)) = (below, above)
+        && low > high
+    {
+        let message = format!("expected at most `above`, which is {high:?}: else every number is an alarm");
+        section.problem_with("below", message);
+    }
+    (below, above)
+}
+
+/// One value, or an array of them.
+fn equals(field: &Field<'_>) -> Vec<Value> {
+    const EXPECTED: &str = "a value such as true, \"FAULT\" or 3, or an array of values";
+    let value = |field: &Field<'_>| {
+        if field.is_text() {
+            return field.checked(|text| Ok(Value::Text(text.into())));
+        }
+        if field.is_boolean() {
+            field.boolean().map(Value::Flag)
+        } else {
+            Some(Value::Number(field.number(f64::MIN..=f64::MAX, EXPECTED)?))
+        }
+    };
+    if !field.is_array() {
+        return value(field).into_iter().collect();
+    }
+    let items = field.array(EXPECTED).unwrap_or_default();
+    if items.is_empty() {
+        field.problem("expected at least one value, found none".to_owned(), None);
+    } else if items.len() > PATTERNS_MAX {
+        field.problem(format!("expected at most {PATTERNS_MAX} values, found {}", items.len()), None);
+    }
+    items.iter().filter_map(value).collect()
+}
+
+/// Which aggregates are alarms: `true` for all, or a condition.
+fn window_alarm(field: &Field<'_>) -> Option<WindowAlarm> {
+    const EXPECTED: &str = "which of the aggregate's fields, such as \"max\"";
+    if !field.is_table() {
+        return all(field, "{ field = \"max\", above = 5 }").then_some(WindowAlarm::All);
+    }
+    let section = field.section();
+    let words = AggregateField::ALL.map(|field| (field.as_str(), field));
+    let of = section.require("field", EXPECTED).and_then(|field| field.choice(&words));
+    let (below, above) = limits(&section);
+    section.finish();
+    if !section.has("below") && !section.has("above") {
+        field.problem("expected `below`, `above` or both, found neither".to_owned(), None);
+    }
+    of.map(|field| WindowAlarm::Field { field, below, above })
 }
 
 fn range(field: &Field<'_>) -> Option<ValueRange> {
@@ -186,6 +286,7 @@ fn window(section: &Section<'_>) -> Window {
         lateness: section.duration("lateness", secs(0)..=7 * DAY).unwrap_or(secs(30)),
         update_within: section.duration("update_within", secs(1)..=7 * DAY),
         forward_raw: section.boolean("forward_raw").unwrap_or(true),
+        alarm: section.get("alarm").and_then(|field| window_alarm(&field)),
         select,
     };
     section.finish();

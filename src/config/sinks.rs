@@ -156,6 +156,9 @@ fn topics(section: &Section<'_>, layout: Layout) -> Topics {
         aggregate: section
             .checked("aggregate", |text| values::topic(text, &values::READING_PLACEHOLDERS, Layout::Narrow))
             .unwrap_or_else(|| "iot.aggregates".to_owned()),
+        alarm: section
+            .checked("alarm", |text| values::topic(text, &values::READING_PLACEHOLDERS, layout))
+            .unwrap_or_else(|| "iot.alarms".to_owned()),
         dead_letter: section
             .checked("dead_letter", |text| values::topic(text, &values::DEAD_LETTER_PLACEHOLDERS, layout))
             .unwrap_or_else(|| "iot.dead-letters".to_owned()),

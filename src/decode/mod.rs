@@ -286,6 +286,7 @@ impl Decoder {
             time_quality,
             received,
             mark: Mark::None,
+            alarm: None,
             fields: mark..out.mark(),
         }));
         Ok(Outcome::Readings(1))

@@ -132,6 +132,8 @@ impl Stored {
 pub struct Backlog {
     /// Records stored or about to be, and not delivered.
     pub records: u64,
+    /// The same by lane, in the order of [`Lane::ALL`].
+    pub lanes: [u64; 3],
     /// Bytes on disk.
     pub bytes: u64,
     /// Segments on disk.
@@ -194,11 +196,12 @@ impl Outbox {
     /// Takes all records out of `batch` and gives the number that [`Outbox::durable`] must reach until everything
     /// appended so far is safe. Never blocks on the disk. An empty batch is allowed (its receipts are kept all the same).
     pub fn append(&self, lane: Lane, batch: &mut Batch, session: Option<&Name>, receipts: &[Receipt]) -> u64 {
-        let (raw, aggregates) = match lane {
-            Lane::Aggregate => (None, Some(batch)),
-            _ => (Some(batch), None),
-        };
-        self.append_all(Append { raw, aggregates, session, receipts, journal: &[] })
+        let append = Append { session, receipts, ..Append::default() };
+        self.append_all(match lane {
+            Lane::Alarm => Append { alarms: Some(batch), ..append },
+            Lane::Aggregate => Append { aggregates: Some(batch), ..append },
+            Lane::Raw => Append { raw: Some(batch), ..append },
+        })
     }
 
     /// The same for records of several lanes, and for what the rules' state took in: all of it in one commit.

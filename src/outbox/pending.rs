@@ -42,6 +42,8 @@ impl Journal {
 /// What one append brings: all of it becomes durable in one commit, or none of it.
 #[derive(Debug, Default)]
 pub struct Append<'a> {
+    /// Records of the alarm lane; they are taken out, and have the commit start at once.
+    pub alarms: Option<&'a mut Batch>,
     /// Records of the raw lane; they are taken out.
     pub raw: Option<&'a mut Batch>,
     /// Records of the aggregate lane; they are taken out.

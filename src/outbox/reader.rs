@@ -102,10 +102,22 @@ impl Reader {
     /// # Errors
     /// When a segment cannot be read now; damage is no error.
     pub async fn next(&mut self) -> Result<Arc<Stored>, ReadError> {
+        self.next_of(&Lane::ALL).await
+    }
+
+    /// The same, of the alarm lane only: for whoever still holds records of another lane. Cancel-safe.
+    ///
+    /// # Errors
+    /// As [`Reader::next`].
+    pub async fn next_alarms(&mut self) -> Result<Arc<Stored>, ReadError> {
+        self.next_of(&[Lane::Alarm]).await
+    }
+
+    async fn next_of(&mut self, lanes: &[Lane]) -> Result<Arc<Stored>, ReadError> {
         let shared = Arc::clone(&self.shared);
         loop {
             let notified = shared.readable.notified();
-            match self.find() {
+            match self.find(lanes) {
                 Next::Ready(stored) => return Ok(stored),
                 Next::Tail(segment, at) => {
                     if let Some(stored) = self.read_tail(&segment, at) {
@@ -121,17 +133,19 @@ impl Reader {
                     }
                 }
                 Next::Nothing => {
-                    self.head = None;
+                    if lanes.contains(&Lane::Raw) {
+                        self.head = None;
+                    }
                     notified.await;
                 }
             }
         }
     }
 
-    fn find(&mut self) -> Next {
+    fn find(&mut self, lanes: &[Lane]) -> Next {
         let shared = Arc::clone(&self.shared);
         let state = shared.lock();
-        for lane in Lane::ALL {
+        for &lane in lanes {
             let from = self.at[lane.index()];
             let mut left_out = false;
             for (&segment, info) in state.segments.range(from.segment..) {

@@ -76,6 +76,9 @@ struct Body {
     /// The readings' marks, as runs; nothing where none has one.
     #[serde(default)]
     marks: Vec<(u8, u32)>,
+    /// The rules by which the readings are alarms, as runs of a name's number plus one, or 0; nothing where none is one.
+    #[serde(default)]
+    alarms: Vec<(u32, u32)>,
 }
 
 /// When the records were received, each as the difference from the one before.

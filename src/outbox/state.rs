@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use roaring::RoaringBitmap;
 use tokio::sync::{Notify, watch};
@@ -20,6 +20,10 @@ use crate::clock;
 use crate::config;
 use crate::counters::{Count, Counter, Counters};
 use crate::reading::{Batch, Field, Name, Receipt, Record};
+
+/// An alarm's commit starts at once, but not sooner than this after the last one with alarms: very many of them are not to
+/// cost a commit each.
+const ALARM_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Where a chunk of the segment that is written lies.
 #[derive(Clone, Copy, Debug)]
@@ -217,9 +221,13 @@ pub(crate) struct State {
     pub(crate) blocks: VecDeque<Block>,
     pending_bytes: usize,
     pub(crate) pending_records: u64,
+    pub(crate) pending_lanes: [u64; 3],
     appended: u64,
     /// What is pending is to be committed at once.
     hurry: bool,
+    /// When the last commit with alarms began, and when the next one is to.
+    alarms_at: Option<Instant>,
+    pub(crate) alarms_due: Option<Instant>,
     pub(crate) closing: bool,
     /// Set while a block is being committed.
     pub(crate) commit_started: Option<Instant>,
@@ -252,8 +260,11 @@ impl State {
             blocks: VecDeque::new(),
             pending_bytes: 0,
             pending_records: 0,
+            pending_lanes: [0; 3],
             appended: 0,
             hurry: false,
+            alarms_at: None,
+            alarms_due: None,
             closing: false,
             commit_started: None,
             segments,
@@ -290,8 +301,12 @@ impl State {
     pub(crate) fn take_block(&mut self) -> Option<Block> {
         let block = self.blocks.pop_front()?;
         self.pending_bytes -= block.bytes;
+        if !block.batches[Lane::Alarm.index()].is_empty() {
+            self.alarms_at = Some(clock::instant());
+        }
         if self.blocks.is_empty() {
             self.hurry = false;
+            self.alarms_due = None;
         }
         Some(block)
     }
@@ -299,12 +314,16 @@ impl State {
     /// Puts a block back that could not be committed.
     pub(crate) fn return_block(&mut self, block: Block) {
         self.pending_bytes += block.bytes;
+        if !block.batches[Lane::Alarm.index()].is_empty() {
+            self.alarms_due.get_or_insert_with(clock::instant);
+        }
         self.blocks.push_front(block);
     }
 
     fn append(&mut self, append: Append<'_>) -> u64 {
-        let Append { raw, aggregates, session, receipts, journal } = append;
-        let batches = [(Lane::Raw, raw), (Lane::Aggregate, aggregates)];
+        let Append { alarms, raw, aggregates, session, receipts, journal } = append;
+        let urgent = alarms.as_ref().is_some_and(|batch| !batch.is_empty());
+        let batches = [(Lane::Alarm, alarms), (Lane::Raw, raw), (Lane::Aggregate, aggregates)];
         let mut bytes = 10 * receipts.len() + journal.iter().map(|(_, piece)| 4 + piece.len()).sum::<usize>();
         for (_, batch) in &batches {
             bytes += batch.as_ref().map_or(0, |batch| encoded_bytes(batch));
@@ -321,6 +340,7 @@ impl State {
             for (lane, batch) in batches {
                 let Some(batch) = batch else { continue };
                 self.pending_records += batch.len() as u64;
+                self.pending_lanes[lane.index()] += batch.len() as u64;
                 block.batches[lane.index()].append(batch);
             }
             for (number, piece) in journal {
@@ -331,6 +351,10 @@ impl State {
             }
             block.number = self.appended;
             block.bytes += bytes;
+        }
+        if urgent {
+            let now = clock::instant();
+            self.alarms_due.get_or_insert(self.alarms_at.map_or(now, |at| now.max(at + ALARM_INTERVAL)));
         }
         self.appended
     }
@@ -391,11 +415,7 @@ impl Shared {
     }
 
     /// Waits until woken, or until `timeout` where there is one.
-    pub(crate) fn wait<'a>(
-        &self,
-        state: MutexGuard<'a, State>,
-        timeout: Option<std::time::Duration>,
-    ) -> MutexGuard<'a, State> {
+    pub(crate) fn wait<'a>(&self, state: MutexGuard<'a, State>, timeout: Option<Duration>) -> MutexGuard<'a, State> {
         match timeout {
             Some(timeout) => self.wake.wait_timeout(state, timeout).unwrap_or_else(PoisonError::into_inner).0,
             None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -408,13 +428,15 @@ impl Shared {
 
     /// The same for who holds the lock.
     pub(crate) fn append_to(&self, state: &mut State, append: Append<'_>) -> u64 {
-        for (lane, batch) in [(Lane::Raw, &append.raw), (Lane::Aggregate, &append.aggregates)] {
+        let Append { alarms, aggregates, raw, .. } = &append;
+        for (lane, batch) in Lane::ALL.into_iter().zip([alarms, aggregates, raw]) {
             self.appended[lane.index()].add(batch.as_ref().map_or(0, |batch| batch.len() as u64));
         }
         let was_empty = state.blocks.is_empty();
+        let alarms_were_due = state.alarms_due;
         let number = state.append(append);
         // The writer needs to know when its interval begins and when it is to start early, nothing in between.
-        let due = state.commit_is_due(self.settings.commit_bytes);
+        let due = state.commit_is_due(self.settings.commit_bytes) || state.alarms_due != alarms_were_due;
         if (was_empty && !state.blocks.is_empty()) || (due && state.commit_started.is_none()) {
             self.wake.notify_one();
         }
@@ -493,10 +515,13 @@ impl Shared {
 
     pub(crate) fn backlog(&self) -> Backlog {
         let state = self.lock();
-        let mut backlog = Backlog { records: state.pending_records, ..Backlog::default() };
+        let mut backlog = Backlog { records: state.pending_records, lanes: state.pending_lanes, ..Backlog::default() };
         for segment in state.segments.values() {
             let missing = segment.missing();
             backlog.records += missing;
+            for lane in Lane::ALL {
+                backlog.lanes[lane.index()] += segment.missing_of(lane);
+            }
             backlog.bytes += segment.entry.bytes;
             backlog.segments += 1;
             if missing > 0 && backlog.oldest_ms.is_none() {

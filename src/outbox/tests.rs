@@ -13,6 +13,7 @@ use crate::reading::{
 mod hostile;
 mod journal;
 mod ladder;
+mod lanes;
 mod torn;
 
 /// An outbox with limits so small that segments roll after a few hundred records.
@@ -64,6 +65,7 @@ impl Rig {
                 time_quality: TimeQuality::Device,
                 received: Stamp { wall_ms: self.next, monotonic_ms: 1, trusted: true },
                 mark: Mark::None,
+                alarm: None,
                 fields: mark..batch.mark(),
             }));
         }

@@ -212,6 +212,7 @@ mod tests {
             time_quality: quality,
             received: AT,
             mark: Mark::None,
+            alarm: None,
             fields: start..batch.mark(),
         }));
     }

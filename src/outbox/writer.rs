@@ -243,7 +243,9 @@ impl Writer {
                 return (Work::Release, closing);
             }
             let interval = shared.settings.commit_interval;
-            let commit_in = state.blocks.front().map(|block| remaining(block.since, interval, now));
+            let alarms_in = state.alarms_due.map(|at| at.saturating_duration_since(now));
+            let commit_in = state.blocks.front().map(|block| remaining(block.since, interval, now)).into_iter();
+            let commit_in = commit_in.chain(alarms_in).min();
             if state.commit_is_due(shared.settings.commit_bytes) || commit_in.is_some_and(|left| left.is_zero()) {
                 state.commit_started = Some(now);
                 if let Some(block) = state.take_block() {

@@ -164,6 +164,7 @@ impl Parser {
             time_quality,
             received,
             mark: Mark::None,
+            alarm: None,
             fields: first..batch.mark(),
         }));
         Ok(Parsed::Record(received))

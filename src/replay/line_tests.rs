@@ -139,10 +139,10 @@ proptest! {
             records: vec![Record::Reading(Reading {
                 device: device.into(), profile: "p".into(), time_ms, time_quality,
                 received: Stamp { wall_ms: 1_777_896_000_410, monotonic_ms: 0, trusted },
-                mark: Mark::None, fields: 0..3,
+                mark: Mark::None, alarm: None, fields: 0..3,
             })],
         };
-        let mut lines = crate::uplink::lines::Lines::new(&gateway(), &kafka(), "print");
+        let mut lines = crate::uplink::lines::Lines::new(&gateway(), &kafka(), crate::outbox::Lane::Raw, "print");
         let mut out = Vec::new();
         lines.write(&mut written.clone(), &mut out);
         let mut read = Batch::default();

@@ -15,9 +15,10 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::counters::Counters;
+use crate::outbox::Lane;
 use crate::print::Columns;
 use crate::reading::{Batch, Record, Stamp};
-use crate::rules::{Left, Rules};
+use crate::rules::{Left, Made, Rules};
 use crate::uplink::lines::Lines;
 
 pub use line::{LINE_BYTES_MAX, Parsed, Parser};
@@ -39,17 +40,18 @@ pub struct Replay {
     /// What was received in one moment and not yet applied, and that moment.
     pending: Batch,
     pending_at: Stamp,
-    aggregates: Batch,
+    made: Made,
     /// The latest moment that the recording told of.
     last: Stamp,
     /// When, by the monotonic clock, the rules were told the time.
     ticked_ms: Option<u64>,
     /// How long the slowest window waits before it closes in silence.
     silence_ms: u64,
-    /// What would be sent without rules, what is sent in each of the two lanes.
+    /// What would be sent without rules, what is sent in each of the three lanes.
     plain: Lines,
     raw: Lines,
     aggregate: Lines,
+    alarm: Lines,
     columns: Option<Columns>,
     scratch: Vec<u8>,
     out: Vec<u8>,
@@ -61,7 +63,7 @@ impl Replay {
     #[must_use]
     pub fn new(config: &Config, for_a_person: bool) -> Self {
         let counters = Counters::default();
-        let lines = |stream| Lines::new(&config.gateway, &config.kafka, stream);
+        let lines = |lane: Lane| Lines::new(&config.gateway, &config.kafka, lane, &format!("replay.{}", lane.as_str()));
         let slowest = config.rules.windows.iter().map(|window| window.every + window.lateness).max();
         let silence = slowest.unwrap_or(Duration::ZERO);
         Self {
@@ -69,13 +71,14 @@ impl Replay {
             counters,
             pending: Batch::default(),
             pending_at: Stamp::default(),
-            aggregates: Batch::default(),
+            made: Made::default(),
             last: Stamp::default(),
             ticked_ms: None,
             silence_ms: u64::try_from(silence.as_millis()).unwrap_or(u64::MAX).saturating_add(TICK_MS),
-            plain: lines("replay.raw"),
-            raw: lines("replay.raw"),
-            aggregate: lines("replay.aggregate"),
+            plain: lines(Lane::Raw),
+            raw: lines(Lane::Raw),
+            aggregate: lines(Lane::Aggregate),
+            alarm: lines(Lane::Alarm),
             columns: for_a_person.then(Columns::default),
             scratch: Vec::new(),
             out: Vec::new(),
@@ -118,9 +121,9 @@ impl Replay {
 
     /// Tells the rules the time.
     pub fn tick(&mut self, now: Stamp) {
-        self.rules.tick(now, &mut self.aggregates);
+        self.rules.tick(now, &mut self.made);
         self.ticked_ms = Some(now.monotonic_ms);
-        self.write_aggregates();
+        self.write_made();
     }
 
     /// Applies the rules to what is pending.
@@ -131,35 +134,41 @@ impl Replay {
         self.last = self.pending_at;
         self.ticked_ms.get_or_insert(self.last.monotonic_ms);
         let mut plain = self.pending.clone();
-        self.summary.without_rules.add(&plain);
+        self.summary.without_rules.add(&plain, Lane::Raw);
         self.plain.write(&mut plain, &mut self.scratch);
         self.summary.without_rules.bytes += self.scratch.len() as u64;
         self.scratch.clear();
-        self.rules.apply(&mut self.pending, &mut self.aggregates);
+        self.rules.apply(&mut self.pending, &mut self.made);
         let mut batch = std::mem::take(&mut self.pending);
-        self.write(&mut batch, |replay| &mut replay.raw);
-        self.write_aggregates();
+        self.write(&mut batch, Lane::Raw);
+        self.write_made();
     }
 
-    fn write_aggregates(&mut self) {
+    fn write_made(&mut self) {
         // Nothing is kept of a recording, so nothing is made durable; what is not fetched would grow.
         let _ = self.rules.take_journal();
-        let mut aggregates = std::mem::take(&mut self.aggregates);
-        self.write(&mut aggregates, |replay| &mut replay.aggregate);
-        aggregates.clear();
-        self.aggregates = aggregates;
+        let mut made = std::mem::take(&mut self.made);
+        self.write(&mut made.alarms, Lane::Alarm);
+        self.write(&mut made.aggregates, Lane::Aggregate);
+        made.clear();
+        self.made = made;
     }
 
-    fn write(&mut self, batch: &mut Batch, lines: impl FnOnce(&mut Self) -> &mut Lines) {
+    fn write(&mut self, batch: &mut Batch, lane: Lane) {
         if batch.is_empty() {
             return;
         }
-        self.summary.sent.add(batch);
+        self.summary.sent.add(batch, lane);
         if let Some(columns) = &mut self.columns {
-            columns.write(batch, &mut self.out);
+            columns.write(batch, lane, &mut self.out);
         }
         let mut encoded = std::mem::take(&mut self.scratch);
-        lines(self).write(batch, &mut encoded);
+        let lines = match lane {
+            Lane::Alarm => &mut self.alarm,
+            Lane::Aggregate => &mut self.aggregate,
+            Lane::Raw => &mut self.raw,
+        };
+        lines.write(batch, &mut encoded);
         self.summary.sent.bytes += encoded.len() as u64;
         if self.columns.is_none() {
             self.out.extend_from_slice(&encoded);
@@ -190,16 +199,17 @@ impl Replay {
         if self.ticked_ms.is_some() {
             let end = self.moment(self.last.monotonic_ms.saturating_add(self.silence_ms));
             while let Some(now) = self.next_tick(end) {
-                self.rules.tick(now, &mut self.aggregates);
+                self.rules.tick(now, &mut self.made);
                 self.ticked_ms = Some(now.monotonic_ms);
             }
-            self.rules.tick(end, &mut self.aggregates);
+            self.rules.tick(end, &mut self.made);
         }
         let values = |record: &Record| if let Record::Aggregate(aggregate) = record { aggregate.count } else { 0 };
-        self.summary.open_windows = self.aggregates.len() as u64;
-        self.summary.open_values = self.aggregates.records.iter().map(values).sum();
+        let batches = [&self.made.aggregates, &self.made.alarms];
+        self.summary.open_windows = batches.iter().map(|batch| batch.len() as u64).sum();
+        self.summary.open_values = batches.iter().flat_map(|batch| &batch.records).map(values).sum();
         self.summary.closed = close;
-        self.write_aggregates();
+        self.write_made();
         if close {
             self.summary.take_counters(&self.counters);
         } else {

@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use crate::config;
 use crate::counters::{Count, Counters};
+use crate::outbox::Lane;
 use crate::reading::{Batch, Record};
 
 /// What rules count, in the order in which it is told, with the word for it.
-const RULE_COUNTS: [(Count, &str); 8] = [
+const RULE_COUNTS: [(Count, &str); 9] = [
+    (Count::Alarms, "alarms"),
     (Count::ValuesFiltered, "values filtered"),
     (Count::ValuesAggregated, "values only in aggregates"),
     (Count::Aggregates, "aggregates"),
@@ -31,13 +33,16 @@ pub struct Sent {
     pub aggregates: u64,
     /// Device states.
     pub states: u64,
+    /// Those of the readings and aggregates that are alarms.
+    pub alarms: u64,
     /// Bytes as wide JSON, line ends included.
     pub bytes: u64,
 }
 
 impl Sent {
-    /// Adds a batch's records.
-    pub(super) fn add(&mut self, batch: &Batch) {
+    /// Adds a batch's records, which go to that lane.
+    pub(super) fn add(&mut self, batch: &Batch, lane: Lane) {
+        self.alarms += if lane == Lane::Alarm { batch.len() as u64 } else { 0 };
         for record in &batch.records {
             match record {
                 Record::Reading(reading) => {
@@ -85,7 +90,10 @@ pub struct Summary {
 impl Summary {
     /// A summary for these rules.
     pub(super) fn new(rules: &config::Rules) -> Self {
-        let filters = rules.filters.iter().map(|filter| (Count::ValuesFiltered, &filter.name));
+        let count = |filter: &config::Filter| filter.alarm.as_ref().map_or(Count::ValuesFiltered, |_| Count::Alarms);
+        let filters = rules.filters.iter().map(|filter| (count(filter), &filter.name));
+        let alarms = rules.windows.iter().filter(|window| window.alarm.is_some());
+        let filters = filters.chain(alarms.map(|window| (Count::Alarms, &window.name)));
         let windows = rules.windows.iter().map(|window| (Count::Aggregates, &window.name));
         let counts = filters.chain(windows).map(|(count, name)| ((count, Arc::from(&**name)), 0)).collect();
         Self { counts, ..Self::default() }
@@ -93,7 +101,9 @@ impl Summary {
 
     pub(super) fn take_counters(&mut self, counters: &Counters) {
         for (count, label, number) in counters.snapshot() {
-            if RULE_COUNTS.iter().any(|(known, _)| *known == count) {
+            let is_known = RULE_COUNTS.iter().any(|(known, _)| *known == count);
+            // What a rule is there for is told with 0 too.
+            if is_known && (number > 0 || self.counts.contains_key(&(count, Arc::clone(&label)))) {
                 self.counts.insert((count, label), number);
             }
         }
@@ -130,9 +140,7 @@ impl fmt::Display for Summary {
         }
         for (count, words) in RULE_COUNTS {
             for ((_, label), number) in self.counts.iter().filter(|((found, _), _)| *found == count) {
-                if *number > 0 || matches!(count, Count::ValuesFiltered | Count::Aggregates) {
-                    line(f, *number, format_args!("{words}: {label}"))?;
-                }
+                line(f, *number, format_args!("{words}: {label}"))?;
             }
         }
         if self.open_windows > 0 {
@@ -140,6 +148,9 @@ impl fmt::Display for Summary {
             line(f, self.open_windows, format_args!("windows open at the end, {values} values in them: {then}"))?;
         }
         line(f, after.readings, format_args!("readings out, {} values", after.values))?;
+        if after.alarms > 0 {
+            line(f, after.alarms, format_args!("readings and aggregates of these as alarms, ahead of all others"))?;
+        }
         if before.states > 0 {
             line(f, after.states, format_args!("device states out"))?;
         }

@@ -1,9 +1,8 @@
 //! The way of a reading: its fields through the filters of their channels, its numbers into windows and the journal, and
-//! then the decision what of it is forwarded.
+//! then the decision what of it is forwarded, and whether as an alarm.
 
 use std::ops::Range;
 
-use super::Rules;
 use super::filter::{self, Verdict};
 use super::limits::Limit;
 use super::plan::Plan;
@@ -11,11 +10,12 @@ use super::state::{Change, Out, State, Taken};
 use super::table::{Channel, Device, UNNAMED};
 use super::time::{TIME_MAX_MS, TIME_MIN_MS};
 use super::window::Tally;
+use super::{Made, Rules};
 use crate::reading::{Batch, Field, Mark, Name, Reading, Record, TimeQuality, Value};
 
 impl Rules {
-    /// Takes one reading through all rules. Whether anything of it was dropped.
-    pub(super) fn reading(&mut self, reading: &mut Reading, fields: &[Field], aggregates: &mut Batch) -> bool {
+    /// Takes one reading through all rules. Whether anything of it was dropped, or moved to the alarms.
+    pub(super) fn reading(&mut self, reading: &mut Reading, fields: &[Field], made: &mut Made) -> bool {
         self.note_clock(reading.received);
         let Range { start, end } = reading.fields;
         let mut slot = self.state.table.find(&reading.device);
@@ -24,6 +24,7 @@ impl Rules {
         }
         self.taken.clear();
         let (mut near, mut any) = (0, false);
+        let mut alarm: Option<u16> = None;
         for (index, field) in (start..end).zip(fields.get(start as usize..end as usize).unwrap_or_default()) {
             let number = match field.value {
                 Value::Number(number) if number.is_finite() => Some(number),
@@ -36,22 +37,39 @@ impl Rules {
                 }
                 Err(plan) => self.without_state(&plan, reading, field, number),
             };
-            let rule = match verdict {
-                Verdict::Pass => continue,
-                Verdict::Thin(rule) | Verdict::Gone(rule) => rule,
-            };
+            let (Verdict::Thin(rule) | Verdict::Gone(rule) | Verdict::Alarm(rule)) = verdict else { continue };
             if let Some(rule) = self.state.rules.filters.get_mut(usize::from(rule)) {
-                rule.dropped += 1;
+                rule.hits += 1;
             }
-            self.dropped[index as usize] = true;
-            any = true;
+            if let Verdict::Alarm(rule) = verdict {
+                alarm = Some(alarm.map_or(rule, |first| first.min(rule)));
+            } else {
+                self.dropped[index as usize] = true;
+                any = true;
+            }
         }
         if let Some(slot) = slot
             && !self.taken.is_empty()
         {
-            any |= self.windows(slot, reading, aggregates);
+            any |= self.windows(slot, reading, made);
+        }
+        if let Some(rule) = alarm.and_then(|rule| self.state.rules.filters.get(usize::from(rule))) {
+            reading.alarm = rule.alarm().cloned();
+            self.move_to_alarms(reading, fields, &mut made.alarms);
+            any = true;
         }
         any
+    }
+
+    /// Moves a reading, as far as it is forwarded, out of its batch: there it has nothing left.
+    fn move_to_alarms(&mut self, reading: &Reading, fields: &[Field], alarms: &mut Batch) {
+        let (start, Range { start: first, end }) = (alarms.mark(), reading.fields.clone());
+        for (index, field) in (first..end).zip(fields.get(first as usize..end as usize).unwrap_or_default()) {
+            if !std::mem::replace(&mut self.dropped[index as usize], true) {
+                alarms.fields.push(field.clone());
+            }
+        }
+        alarms.records.push(Record::Reading(Reading { fields: start..alarms.mark(), ..reading.clone() }));
     }
 
     /// The channel of a field, or, where there is no room for one, the rules that its values meet.
@@ -110,7 +128,10 @@ impl Rules {
             && !found.series.is_empty()
             && !matches!(verdict, Verdict::Gone(_))
         {
-            self.taken.push(Taken::new(index, channel as u32, number, verdict != Verdict::Pass, u32::MAX));
+            let mut taken = Taken::new(index, channel as u32, number, matches!(verdict, Verdict::Thin(_)), u32::MAX);
+            // An alarm is forwarded, whatever windows make of it.
+            taken.raw = matches!(verdict, Verdict::Alarm(_));
+            self.taken.push(taken);
         }
         verdict
     }
@@ -140,7 +161,7 @@ impl Rules {
     }
 
     /// Takes the numbers that were noted into their windows. Whether any is not forwarded for it.
-    fn windows(&mut self, slot: u32, reading: &mut Reading, aggregates: &mut Batch) -> bool {
+    fn windows(&mut self, slot: u32, reading: &mut Reading, made: &mut Made) -> bool {
         if reading.time_quality == TimeQuality::Unsynced {
             self.stay_out(slot, |tally| &mut tally.unsynced);
             return false;
@@ -158,7 +179,7 @@ impl Rules {
             return false;
         }
         let Some(profile) = self.profile(slot, &reading.profile) else { return false };
-        let mut out = Out::Batch(aggregates, reading.received);
+        let mut out = Out::To(made, reading.received);
         let change = self.state.accept(slot, reading.time_ms, profile, &mut self.taken, &mut out);
         if change.moved || change.accepted {
             self.keep(slot, reading, change);

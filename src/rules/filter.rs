@@ -3,6 +3,11 @@
 //! Two kinds of dropping: what `keep`, `drop` and `range` drop is gone, for windows too; a deadband and an interval only
 //! thin out what is forwarded, and windows still see every value. So aggregates are true to every value, and they are the
 //! same after a restart, although no deadband outlives one (it then sends a reading more).
+//!
+//! An alarm is never thinned out, and no filter after it applies to it: what was gone before it is no alarm. Deadbands and
+//! intervals, those before it too, take an alarm for the last value that they let pass, so that the first value that is in
+//! order again gets through a deadband. `at_most_every` makes ordinary values of further alarms; like a deadband it does not
+//! outlive a restart, which costs an alarm more and never one less.
 
 use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
@@ -11,7 +16,7 @@ use super::select::Select;
 use super::time::millis;
 use crate::config::{self, FilterAction, ValueRange};
 use crate::counters::{Count, Counter, Counters};
-use crate::reading::Value;
+use crate::reading::{Name, Value};
 
 /// A filter of the configuration.
 #[derive(Debug)]
@@ -22,10 +27,19 @@ pub(super) struct FilterRule {
     deadband: Option<Deadband>,
     /// In milliseconds of event time.
     min_interval: u64,
+    alarm: Option<Alarm>,
     stateful: bool,
-    /// Values dropped since they were last counted.
-    pub(super) dropped: u64,
+    /// Values dropped, or alarms, since they were last counted.
+    pub(super) hits: u64,
     counter: Counter,
+}
+
+#[derive(Debug)]
+struct Alarm {
+    /// Stands in the readings.
+    rule: Name,
+    when: config::Alarm,
+    at_most_every: u64,
 }
 
 #[derive(Debug)]
@@ -54,9 +68,13 @@ enum Does {
     KeepRange,
     /// Drops what is not, and thins out the rest.
     Thin,
+    /// Makes alarms.
+    Alarm,
+    /// Makes alarms, and remembers the last.
+    AlarmAtMost,
 }
 
-/// The last value that passed a deadband or an interval.
+/// The last value that passed a deadband or an interval, or was an alarm.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Passed {
     time_ms: i64,
@@ -86,6 +104,8 @@ pub(super) enum Verdict {
     Thin(u16),
     /// It is gone; it is counted under this rule.
     Gone(u16),
+    /// It is an alarm by this rule; windows see it.
+    Alarm(u16),
 }
 
 impl FilterRule {
@@ -100,17 +120,39 @@ impl FilterRule {
                 at_least_every: deadband.at_least_every.map_or(u64::MAX, |time| millis(time).unsigned_abs()),
             }),
             min_interval: filter.min_interval.map_or(0, |time| millis(time).unsigned_abs()),
+            alarm: filter.alarm.as_ref().map(|when| Alarm {
+                rule: filter.name.as_str().into(),
+                when: when.clone(),
+                at_most_every: when.at_most_every.map_or(0, |time| millis(time).unsigned_abs()),
+            }),
             stateful: filter.deadband.is_some() || filter.min_interval.is_some(),
-            dropped: 0,
-            counter: counters.counter(Count::ValuesFiltered, &filter.name),
+            hits: 0,
+            counter: match filter.alarm {
+                Some(_) => counters.counter(Count::Alarms, &filter.name),
+                None => counters.counter(Count::ValuesFiltered, &filter.name),
+            },
         }
+    }
+
+    /// The name that stands in readings that are alarms by this rule.
+    pub(super) fn alarm(&self) -> Option<&Name> {
+        self.alarm.as_ref().map(|alarm| &alarm.rule)
     }
 
     /// Hands on what was counted.
     pub(super) fn count(&mut self) {
-        if self.dropped > 0 {
-            self.counter.add(std::mem::take(&mut self.dropped));
+        if self.hits > 0 {
+            self.counter.add(std::mem::take(&mut self.hits));
         }
+    }
+
+    /// Whether a value is an alarm, and no other has been one since too short a time.
+    fn is_alarm(&self, last: Option<&Passed>, time_ms: i64, value: &Value) -> bool {
+        self.alarm.as_ref().is_some_and(|alarm| {
+            let soon =
+                |last: &Passed| last.kind != Kind::Nothing && time_ms.abs_diff(last.time_ms) < alarm.at_most_every;
+            alarm.is_met(value) && !last.is_some_and(soon)
+        })
     }
 
     fn in_range(&self, value: &Value) -> bool {
@@ -135,6 +177,30 @@ impl FilterRule {
         });
         // The distance in either direction, so that a clock that was set back does not silence a device.
         changed && since >= self.min_interval
+    }
+}
+
+impl Alarm {
+    fn is_met(&self, value: &Value) -> bool {
+        let config::Alarm { below, above, equals, .. } = &self.when;
+        if below.is_none() && above.is_none() && equals.is_empty() {
+            return true;
+        }
+        let outside =
+            |number: f64| below.is_some_and(|below| number < below) || above.is_some_and(|above| number > above);
+        matches!(value, Value::Number(number) if outside(*number)) || equals.contains(value)
+    }
+}
+
+impl Does {
+    fn keeps_state(&self) -> bool {
+        matches!(self, Self::Thin | Self::AlarmAtMost)
+    }
+}
+
+impl Passed {
+    fn new(time_ms: i64, value: &Value) -> Self {
+        Self { time_ms, bits: bits(value), kind: kind(value) }
     }
 }
 
@@ -165,13 +231,15 @@ pub(super) fn steps(rules: &[FilterRule], device: &str, measurement: &str) -> (V
             (FilterAction::Keep, true) if rule.range.is_some() => Does::KeepRange,
             (FilterAction::Drop, true) if rule.range.is_some() => Does::DropRange,
             (FilterAction::Drop, true) => Does::Drop,
-            (FilterAction::Test, true) if rule.stateful => {
-                states += 1;
-                Does::Thin
-            }
-            (FilterAction::Test, true) => Does::KeepRange,
+            (FilterAction::Test, true) => match &rule.alarm {
+                Some(alarm) if alarm.at_most_every > 0 => Does::AlarmAtMost,
+                Some(_) => Does::Alarm,
+                None if rule.stateful => Does::Thin,
+                None => Does::KeepRange,
+            },
             _ => continue,
         };
+        states += usize::from(does.keeps_state());
         steps.push(Step { rule: index, does });
     }
     (steps, states)
@@ -179,7 +247,8 @@ pub(super) fn steps(rules: &[FilterRule], device: &str, measurement: &str) -> (V
 
 /// Whether these steps let nothing through.
 pub(super) fn drop_all(steps: &[Step]) -> bool {
-    steps.iter().any(|step| step.does == Does::Drop)
+    let decides = |step: &&Step| matches!(step.does, Does::Drop | Does::Alarm | Does::AlarmAtMost);
+    steps.iter().find(decides).is_some_and(|step| step.does == Does::Drop)
 }
 
 /// What a channel's filters make of a value. Without `states` (there was no room for them) nothing is thinned out.
@@ -191,26 +260,47 @@ pub(super) fn pass(
     value: &Value,
 ) -> Verdict {
     let mut verdict = Verdict::Pass;
-    let mut states = states.iter_mut();
+    let mut next = 0;
     for step in steps {
         let Some(rule) = rules.get(usize::from(step.rule)) else { continue };
+        let at = next;
+        next += usize::from(step.does.keeps_state());
+        if matches!(step.does, Does::Alarm | Does::AlarmAtMost) {
+            let last = states.get(at).filter(|_| step.does == Does::AlarmAtMost);
+            if rule.is_alarm(last, time_ms, value) {
+                remember(steps, step, states, time_ms, value);
+                return Verdict::Alarm(step.rule);
+            }
+            continue;
+        }
         let gone = match step.does {
             Does::Drop => true,
             Does::DropRange => rule.in_range(value),
-            Does::KeepRange | Does::Thin => !rule.in_range(value),
+            _ => !rule.in_range(value),
         };
-        let passed = if step.does == Does::Thin { states.next() } else { None };
         if gone {
             // A value is counted once, under the first rule that dropped it.
             return Verdict::Gone(if let Verdict::Thin(first) = verdict { first } else { step.rule });
         }
-        let (Verdict::Pass, Some(passed)) = (verdict, passed) else { continue };
-        let bits = bits(value);
-        if passed.kind == Kind::Nothing || rule.forwards(passed, time_ms, value, bits) {
-            *passed = Passed { time_ms, bits, kind: kind(value) };
+        if verdict != Verdict::Pass || step.does != Does::Thin {
+            continue;
+        }
+        let Some(passed) = states.get_mut(at) else { continue };
+        let new = Passed::new(time_ms, value);
+        if passed.kind == Kind::Nothing || rule.forwards(passed, time_ms, value, new.bits) {
+            *passed = new;
         } else {
             verdict = Verdict::Thin(step.rule);
         }
     }
     verdict
+}
+
+/// An alarm was forwarded, whatever stood before it: for deadbands and intervals it is the last value that passed.
+fn remember(steps: &[Step], by: &Step, states: &mut [Passed], time_ms: i64, value: &Value) {
+    for (step, passed) in steps.iter().filter(|step| step.does.keeps_state()).zip(states) {
+        if step.does == Does::Thin || step == by {
+            *passed = Passed::new(time_ms, value);
+        }
+    }
 }

@@ -10,7 +10,7 @@
 //! Invariants:
 //! - The order of arrival within the lateness, the batches that values come in, and restarts change no aggregate.
 //! - Whatever leaves the stream is counted once, under the rule that took it.
-//! - Nothing is allocated for a reading of a known device, but for the aggregates that it leads to.
+//! - Nothing is allocated for a reading of a known device, but for the alarms and the aggregates that it leads to.
 
 mod apply;
 mod decimal;
@@ -51,6 +51,29 @@ pub struct Piece {
     pub number: u64,
     /// Opaque; [`Rules::restore`] reads it.
     pub bytes: Vec<u8>,
+}
+
+/// What rules make of a batch besides what they leave in it. All of a device is in the order in which it came about.
+#[derive(Debug, Default)]
+pub struct Made {
+    /// Aggregates that are no alarms.
+    pub aggregates: Batch,
+    /// Readings and aggregates that are.
+    pub alarms: Batch,
+}
+
+impl Made {
+    /// Whether there is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.aggregates.is_empty() && self.alarms.is_empty()
+    }
+
+    /// Empties it and keeps its memory.
+    pub fn clear(&mut self) {
+        self.aggregates.clear();
+        self.alarms.clear();
+    }
 }
 
 /// The state as a run left it.
@@ -109,8 +132,9 @@ impl Rules {
         self.state.rules.is_empty()
     }
 
-    /// Takes out of `batch` what the rules drop, and adds to `aggregates` those of the windows that have closed.
-    pub fn apply(&mut self, batch: &mut Batch, aggregates: &mut Batch) {
+    /// Takes out of `batch` what the rules drop and what is an alarm, and adds to `made` the alarms, and the aggregates of the
+    /// windows that have closed.
+    pub fn apply(&mut self, batch: &mut Batch, made: &mut Made) {
         if self.is_empty() {
             return;
         }
@@ -119,7 +143,7 @@ impl Rules {
         let mut any = false;
         for record in &mut batch.records {
             if let Record::Reading(reading) = record {
-                any |= self.reading(reading, &batch.fields, aggregates);
+                any |= self.reading(reading, &batch.fields, made);
             }
         }
         if any {
@@ -129,10 +153,10 @@ impl Rules {
     }
 
     /// Closes the windows of devices that have been silent for long enough.
-    pub fn tick(&mut self, now: Stamp, aggregates: &mut Batch) {
+    pub fn tick(&mut self, now: Stamp, made: &mut Made) {
         self.note_clock(now);
         if now.monotonic_ms >= self.idle_due_ms {
-            self.close_idle(now, aggregates);
+            self.close_idle(now, made);
         }
         if now.monotonic_ms >= self.forget_due_ms {
             self.forget(now.monotonic_ms);
@@ -173,9 +197,9 @@ impl Rules {
         }
     }
 
-    fn close_idle(&mut self, now: Stamp, aggregates: &mut Batch) {
+    fn close_idle(&mut self, now: Stamp, made: &mut Made) {
         let mut due = now.monotonic_ms.saturating_add(self.state.rules.silence_min_ms);
-        let mut out = Out::Batch(aggregates, now);
+        let mut out = Out::To(made, now);
         for slot in self.state.table.slots() {
             let Some(device) = self.state.table.get_mut(slot).filter(|device| device.open > 0) else { continue };
             let (since, id) = (device.windowed_ms, device.id);

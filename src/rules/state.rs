@@ -5,19 +5,20 @@
 //! with, in that order; no clock is involved. A window is open (revision 0) until its device's watermark has passed its end by
 //! the lateness, or its device was silent; then it is gone, or kept until it can no longer be amended.
 
+use super::Made;
 use super::limits::{Limit, Limits, WINDOW};
 use super::plan::RuleSet;
 use super::table::{Channel, Device, Table};
 use super::window::{NONE, Point, Series, Store, Window, WindowRule};
-use crate::reading::{Aggregate, Batch, Name, Origin, Record, Stamp};
+use crate::reading::{Aggregate, Name, Origin, Record, Stamp};
 
 /// Where aggregates go.
 #[derive(Debug)]
 pub(super) enum Out<'a> {
     /// Nowhere: they were made in an earlier run.
     Nowhere,
-    /// To a batch, made at this moment.
-    Batch(&'a mut Batch, Stamp),
+    /// To these, made at this moment.
+    To(&'a mut Made, Stamp),
 }
 
 /// A number for the windows of its channel, and what became of it.
@@ -335,8 +336,11 @@ fn emit(
     profiles: &[Name],
     out: &mut Out<'_>,
 ) {
-    let Out::Batch(batch, at) = out else { return };
+    let Out::To(made, at) = out else { return };
     rule.tally.made += 1;
+    let is_alarm = rule.is_alarm(window);
+    rule.tally.alarms += u64::from(is_alarm);
+    let batch = if is_alarm { &mut made.alarms } else { &mut made.aggregates };
     batch.records.push(Record::Aggregate(Box::new(Aggregate {
         device: Name::clone(device),
         profile: profiles.get(window.profile as usize).map_or_else(|| "".into(), Name::clone),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::select::Select;
 use super::time::{SPAN_MAX_MS, Windows, millis};
-use crate::config;
+use crate::config::{self, AggregateField, WindowAlarm};
 use crate::counters::{Count, Counter, Counters};
 use crate::reading::Name;
 use crate::sum::Sum;
@@ -57,14 +57,16 @@ pub(super) struct WindowRule {
     pub(super) select: Select,
     pub(super) windows: Windows,
     pub(super) forward_raw: bool,
+    alarm: Option<WindowAlarm>,
     pub(super) tally: Tally,
-    counters: Option<[Counter; 5]>,
+    counters: Option<[Counter; 6]>,
 }
 
 /// What happened since it was last counted.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     pub(super) made: u64,
+    pub(super) alarms: u64,
     pub(super) absorbed: u64,
     pub(super) late: u64,
     pub(super) future: u64,
@@ -82,16 +84,24 @@ impl WindowRule {
             windows: Windows::new(definition.every_ms, definition.time_zone.as_deref()),
             definition,
             forward_raw: true,
+            alarm: None,
             tally: Tally::default(),
             counters: None,
         }
     }
 
     pub(super) fn new(window: &config::Window, counters: &Counters) -> Self {
-        let counts =
-            [Count::Aggregates, Count::ValuesAggregated, Count::ValuesLate, Count::ValuesFuture, Count::ValuesUnsynced];
+        let counts = [
+            Count::Aggregates,
+            Count::Alarms,
+            Count::ValuesAggregated,
+            Count::ValuesLate,
+            Count::ValuesFuture,
+            Count::ValuesUnsynced,
+        ];
         Self {
             forward_raw: window.forward_raw,
+            alarm: window.alarm,
             counters: Some(counts.map(|count| counters.counter(count, &window.name))),
             ..Self::earlier(Definition::new(window))
         }
@@ -99,11 +109,24 @@ impl WindowRule {
 
     /// Hands on what was counted.
     pub(super) fn count(&mut self) {
-        let Tally { made, absorbed, late, future, unsynced } = std::mem::take(&mut self.tally);
+        let Tally { made, alarms, absorbed, late, future, unsynced } = std::mem::take(&mut self.tally);
         let Some(counters) = &self.counters else { return };
-        for (counter, n) in counters.iter().zip([made, absorbed, late, future, unsynced]) {
+        for (counter, n) in counters.iter().zip([made, alarms, absorbed, late, future, unsynced]) {
             if n > 0 {
                 counter.add(n);
+            }
+        }
+    }
+
+    /// Whether the aggregate of a window is an alarm.
+    pub(super) fn is_alarm(&self, window: &Window) -> bool {
+        match self.alarm {
+            None => false,
+            Some(WindowAlarm::All) => true,
+            Some(WindowAlarm::Field { field, below, above }) => {
+                // A sum beyond the doubles counts as outside of any limits.
+                let value = window.field(field).unwrap_or(f64::NAN);
+                below.is_some_and(|below| value < below) || above.is_some_and(|above| value > above) || value.is_nan()
             }
         }
     }
@@ -170,6 +193,19 @@ impl Window {
             last: of,
             sum,
             older: NONE,
+        }
+    }
+
+    /// What its aggregate will say; the sum and the mean are unknown where the sum is beyond the doubles.
+    fn field(&self, field: AggregateField) -> Option<f64> {
+        match field {
+            AggregateField::Count => Some(self.count as f64),
+            AggregateField::Sum => self.sum.value(),
+            AggregateField::Min => Some(self.min),
+            AggregateField::Max => Some(self.max),
+            AggregateField::Mean => self.sum.value().map(|sum| sum / self.count as f64),
+            AggregateField::First => Some(self.first.1),
+            AggregateField::Last => Some(self.last.1),
         }
     }
 

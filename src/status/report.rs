@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Links;
 use crate::clock;
 use crate::counters::{Count, Counters};
-use crate::outbox::Outbox;
+use crate::outbox::{Lane, Outbox};
 
 /// A running gateway at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub struct Report {
 pub struct Backlog {
     /// Records that are not delivered.
     pub records: u64,
+    /// The same by lane: `alarm`, `aggregate`, `raw`.
+    #[serde(default)]
+    pub lanes: BTreeMap<String, u64>,
     /// Bytes on disk.
     pub bytes: u64,
     /// Segments on disk.
@@ -120,6 +123,7 @@ impl Reporter {
             uptime_s: clock::instant().saturating_duration_since(self.started).as_secs(),
             backlog: Backlog {
                 records: backlog.records,
+                lanes: Lane::ALL.into_iter().map(|lane| lane.as_str().to_owned()).zip(backlog.lanes).collect(),
                 bytes: backlog.bytes,
                 segments: backlog.segments,
                 oldest: backlog.oldest_ms.map(rfc3339),

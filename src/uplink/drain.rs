@@ -4,7 +4,10 @@
 //! - A record leaves this loop in one of three ways: Kafka acknowledged it; its dead letter is durable; or it was
 //!   skipped because its topic is parked, and stays stored. Nothing else ever counts as delivered.
 //! - All control is here, in one task: [`Flight`], [`Parking`] and [`Health`] only keep state. Nothing in a turn waits.
-//! - What is in flight, or about to be, is bounded by `in_flight_max` records and `in_flight_bytes_max` bytes.
+//! - What is in flight, or about to be, is bounded by `in_flight_max` records and `in_flight_bytes_max` bytes, and a little
+//!   more for alarms.
+//! - An alarm waits for no record of another lane, not even for those that are being sent when it comes: in an outage it is
+//!   handed to Kafka's client at once.
 
 mod reports;
 mod send;
@@ -103,6 +106,8 @@ pub(crate) struct Drain<S, C: Connect> {
     counters: Counters,
     /// What is being sent: a chunk, and the index of its next record.
     current: Option<(Arc<Chunk>, usize)>,
+    /// The same of alarms that have come since: they overtake it.
+    urgent: Option<(Arc<Chunk>, usize)>,
     /// After a rewind: what was in flight then, and is not to be sent a second time.
     skip: HashSet<Place>,
     /// Came back and are sent again, by their order.
@@ -125,6 +130,11 @@ pub(crate) struct Drain<S, C: Connect> {
     doubted_at: Option<Instant>,
     refusals: Throttle,
     hitches: Throttle,
+}
+
+/// The next records, or the next alarms.
+async fn next<S: Source>(source: &mut S, all: bool) -> Result<Chunk, crate::outbox::ReadError> {
+    if all { source.next().await } else { source.next_alarms().await }
 }
 
 /// What a drain is made of.
@@ -159,6 +169,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
             health: Health::new(link, &counters, tuning.probe_min, tuning.probe_max, now),
             trials: Trials::default(),
             current: None,
+            urgent: None,
             skip: HashSet::new(),
             again: BTreeMap::new(),
             again_at: None,
@@ -193,7 +204,8 @@ impl<S: Source, C: Connect> Drain<S, C> {
             self.turn(now);
             if let Some(deadline) = deadline {
                 let quiet_at = quiet_since + self.tuning.quiet;
-                let settled = self.flight.is_empty() && self.current.is_none() && self.done.is_empty();
+                let settled =
+                    self.flight.is_empty() && self.current.is_none() && self.urgent.is_none() && self.done.is_empty();
                 if now >= deadline || settled && (self.source.backlog().records == 0 || now >= quiet_at) {
                     break;
                 }
@@ -201,10 +213,9 @@ impl<S: Source, C: Connect> Drain<S, C> {
                     quiet_since = now;
                 }
             }
-            let wants = self.current.is_none()
-                && self.flight.has_room()
-                && !self.held()
-                && self.read_at.is_none_or(|at| at <= now);
+            let ready = self.urgent.is_none() && !self.held() && self.read_at.is_none_or(|at| at <= now);
+            let wants = ready && self.current.is_none() && self.flight.has_room();
+            let wants_alarms = ready && self.flight.has_room_for_alarm();
             let wait = self.wait(now, deadline.map(|deadline| deadline.min(quiet_since + self.tuning.quiet)));
             tokio::select! {
                 biased;
@@ -214,12 +225,13 @@ impl<S: Source, C: Connect> Drain<S, C> {
                     deadline = if signalled { *stop.borrow_and_update() } else { Some(deadline.unwrap_or(now)) };
                     quiet_since = clock::instant();
                 }
-                next = self.source.next(), if wants => {
+                next = next(&mut self.source, wants), if wants || wants_alarms => {
                     match next {
                         Ok(chunk) => {
                             quiet_since = clock::instant();
                             self.read_at = None;
-                            self.current = Some((Arc::new(chunk), 0));
+                            let place = if wants { &mut self.current } else { &mut self.urgent };
+                            *place = Some((Arc::new(chunk), 0));
                             // A source that always has more must not keep the runtime for itself.
                             tokio::task::yield_now().await;
                         }
@@ -260,7 +272,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
         self.tell_source();
         if std::mem::take(&mut self.rewind) || self.source.is_stale() {
             self.source.rewind();
-            self.current = None;
+            (self.current, self.urgent) = (None, None);
             self.skip = self.flight.places();
             self.parking.recount();
         }

@@ -14,7 +14,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use super::source::Chunk;
 use super::time::rfc3339;
 use crate::config::{self, Format, Layout, Timestamp};
-use crate::outbox::to_cbor;
+use crate::outbox::{Lane, to_cbor};
 use crate::reading::{
     Aggregate, DeadLetter, DeviceState, Field, Gap, Origin, Reading, Record, Stamp, StreamEnd, Value,
 };
@@ -126,6 +126,7 @@ impl Encoder {
             labels: &self.labels,
             stream: &chunk.stream,
             seq,
+            is_alarm: chunk.lane == Lane::Alarm,
             record,
             fields: match record {
                 Record::Reading(reading) => chunk.batch.fields_of(reading),
@@ -219,6 +220,7 @@ struct Document<'a> {
     labels: &'a BTreeMap<String, String>,
     stream: &'a str,
     seq: u64,
+    is_alarm: bool,
     record: &'a Record,
     fields: &'a [Field],
     /// The narrow layout's one value.
@@ -271,6 +273,7 @@ impl Document<'_> {
         if let Some(mark) = reading.mark.as_str() {
             map.serialize_entry(name!(self, "mark"), mark)?;
         }
+        self.lane(map, reading.alarm.as_deref())?;
         self.place(map)?;
         match self.layout {
             Layout::Wide => self.wide(map),
@@ -353,6 +356,7 @@ impl Document<'_> {
         map.serialize_entry("device", &**device)?;
         map.serialize_entry("profile", &**profile)?;
         map.serialize_entry("window", &**window)?;
+        self.lane(map, self.is_alarm.then_some(window))?;
         map.serialize_entry("origin", aggregate.origin.as_str())?;
         map.serialize_entry("measurement", &*measurement.name)?;
         if let Some(unit) = &measurement.unit {
@@ -423,6 +427,15 @@ impl Document<'_> {
         self.place(map)?;
         map.serialize_entry(name!(self, "of_stream"), &*end.stream)?;
         map.serialize_entry(name!(self, "last"), &end.last)
+    }
+
+    /// The lane, unless that can be told from the record's kind, and the rule that chose it.
+    fn lane<M: SerializeMap>(&self, map: &mut M, rule: Option<&str>) -> Result<(), M::Error> {
+        if !self.is_alarm {
+            return Ok(());
+        }
+        map.serialize_entry(name!(self, "lane"), Lane::Alarm.as_str())?;
+        rule.map_or(Ok(()), |rule| map.serialize_entry(name!(self, "alarm"), rule))
     }
 
     /// Where the record stands, and the gateway's labels.

@@ -29,7 +29,12 @@ fn kafka(layout: Layout, format: Format) -> config::Kafka {
         brokers: Vec::new(),
         tls: None,
         sasl: None,
-        topics: config::Topics { reading: "r".into(), aggregate: "a".into(), dead_letter: "d".into() },
+        topics: config::Topics {
+            reading: "r".into(),
+            aggregate: "a".into(),
+            alarm: "x".into(),
+            dead_letter: "d".into(),
+        },
         layout,
         format,
         timestamp: Timestamp::Send,
@@ -66,6 +71,7 @@ fn reading(fields: Vec<Field>) -> Chunk {
         time_quality: TimeQuality::Device,
         received: AT,
         mark: Mark::None,
+        alarm: None,
         fields: 0..fields.len() as u32,
     };
     chunk(1234, Record::Reading(reading), fields)
@@ -77,6 +83,18 @@ fn example_reading() -> Chunk {
         field("state", None, Value::Text("ON".into())),
         field("occupied", None, Value::Flag(true)),
     ])
+}
+
+fn example_alarm() -> Chunk {
+    let mut chunk = reading(vec![
+        field("temperature", Some("Cel"), Value::Number(91.5)),
+        field("state", None, Value::Text("ON".into())),
+        field("occupied", None, Value::Flag(true)),
+    ]);
+    let batch = Arc::get_mut(&mut chunk.batch).unwrap();
+    let Record::Reading(reading) = &mut batch.records[0] else { panic!() };
+    reading.alarm = Some("kitchen-too-hot".into());
+    Chunk { lane: Lane::Alarm, stream: "9f3c1d20a4b7.alarm".into(), first_seq: 7, ..chunk }
 }
 
 fn example_aggregate() -> Chunk {
@@ -153,6 +171,7 @@ fn the_document_shows_what_is_written() {
         ("wide", example_reading(), Layout::Wide),
         ("narrow", example_reading(), Layout::Narrow),
         ("flat", example_reading(), Layout::Flat),
+        ("alarm", example_alarm(), Layout::Wide),
         ("state", chunk(1235, Record::State(Box::new(state)), Vec::new()), Layout::Wide),
         ("dead-letter", chunk(1236, Record::DeadLetter(Box::new(letter)), Vec::new()), Layout::Flat),
         ("gap", chunk(1237, Record::Gap(Box::new(gap)), Vec::new()), Layout::Wide),
@@ -282,4 +301,33 @@ proptest! {
         prop_assert_eq!(record["texts"]["t"].as_str(), Some(&*text));
         prop_assert_eq!(record["seq"].as_u64(), Some(seq));
     }
+}
+
+#[test]
+fn alarms_say_so_in_every_layout_and_kind_and_others_do_not() {
+    let (narrow, flat) = (json(&example_alarm(), Layout::Narrow), json(&example_alarm(), Layout::Flat));
+    assert_eq!((&narrow["lane"], &narrow["alarm"]), (&"alarm".into(), &"kitchen-too-hot".into()));
+    assert_eq!((&flat["_lane"], &flat["_alarm"]), (&"alarm".into(), &"kitchen-too-hot".into()));
+    let aggregate = Chunk { lane: Lane::Alarm, ..example_aggregate() };
+    let aggregate = json(&aggregate, Layout::Flat);
+    assert_eq!((&aggregate["lane"], &aggregate["alarm"]), (&"alarm".into(), &"power-1m".into()));
+    for chunk in [example_reading(), example_aggregate()] {
+        assert!(json(&chunk, Layout::Wide).get("lane").is_none());
+    }
+}
+
+#[test]
+fn topics_are_those_of_lanes() {
+    let settings = kafka(Layout::Wide, Format::Json);
+    let mut topics = crate::uplink::topic::Topics::new(
+        "g",
+        &settings.topics,
+        settings.layout,
+        &crate::counters::Counters::default(),
+    )
+    .unwrap();
+    let mut name = |chunk: &Chunk| topics.resolve(chunk.lane, &chunk.batch.records[0], None).name.to_string();
+    let aggregate = Chunk { lane: Lane::Alarm, ..example_aggregate() };
+    let names = [example_reading(), example_aggregate(), example_alarm(), aggregate].map(|chunk| name(&chunk));
+    assert_eq!(names, ["r", "a", "x", "x"]);
 }

@@ -12,11 +12,18 @@ use super::source::Chunk;
 use super::topic::Topic;
 use crate::outbox::Lane;
 
+/// Alarms may exceed the limits by this part of them, and by at most so many records, so that a backlog of other records
+/// that is in flight does not hold them up.
+const ALARM_PART: usize = 8;
+const ALARMS_MAX: usize = 512;
+/// In the order of records that are no alarms: they come after those that are.
+const NO_ALARM: u64 = 1 << 63;
+
 /// A record's place: segment, lane, number.
 pub(crate) type Place = (u64, Lane, u64);
 
-/// The most records there can be: 16 bits of a ticket name the slot, 16 its version; some slots are left for records
-/// that try a parked topic and enter beyond the limit.
+/// The most records there can be: 16 bits of a ticket name the slot, 16 its version; some slots are left for
+/// alarms, and for records that try a parked topic: they enter beyond the limit.
 pub(crate) const RECORDS_MAX: usize = (1 << 16) - 1_024;
 
 /// Where a record is.
@@ -39,7 +46,7 @@ pub(crate) struct Slot {
     pub(crate) state: State,
     chunk: Option<Arc<Chunk>>,
     pub(crate) index: usize,
-    /// Rises with every record that enters, so that records are sent again in their order.
+    /// Rises with every record that enters, so that records are sent again in their order, alarms before all others.
     pub(crate) order: u64,
     pub(crate) generation: u32,
     /// Messages that it became, and those not reported on.
@@ -107,6 +114,15 @@ impl Flight {
         used == 0 || (used < self.records_max && self.bytes < self.bytes_max)
     }
 
+    /// Whether another alarm may enter.
+    pub(crate) fn has_room_for_alarm(&self) -> bool {
+        let used = self.slots.len() - self.free.len();
+        let more = (self.records_max / ALARM_PART).clamp(1, ALARMS_MAX);
+        used == 0
+            || (used < self.records_max + more
+                && self.bytes < self.bytes_max.saturating_add(self.bytes_max / ALARM_PART))
+    }
+
     /// Whether nothing is in flight.
     pub(crate) fn is_empty(&self) -> bool {
         self.free.len() == self.slots.len()
@@ -145,7 +161,7 @@ impl Flight {
         slot.state = State::Ours;
         slot.chunk = Some(Arc::clone(chunk));
         slot.index = index;
-        slot.order = self.order;
+        slot.order = if chunk.lane == Lane::Alarm { self.order } else { self.order | NO_ALARM };
         ticket(at, slot.version)
     }
 

@@ -12,23 +12,24 @@ use crate::reading::{Batch, Name};
 #[derive(Debug)]
 pub struct Lines {
     encoder: Encoder,
+    lane: Lane,
     stream: Name,
     next_seq: u64,
 }
 
 impl Lines {
-    /// Lines of a stream of that name, from number 1 on, always as wide JSON.
+    /// Lines of a lane's stream of that name, from number 1 on, always as wide JSON.
     #[must_use]
-    pub fn new(gateway: &config::Gateway, kafka: &config::Kafka, stream: &str) -> Self {
+    pub fn new(gateway: &config::Gateway, kafka: &config::Kafka, lane: Lane, stream: &str) -> Self {
         let wide = config::Kafka { layout: config::Layout::Wide, format: config::Format::Json, ..kafka.clone() };
-        Self { encoder: Encoder::new(gateway, &wide), stream: stream.into(), next_seq: 1 }
+        Self { encoder: Encoder::new(gateway, &wide), lane, stream: stream.into(), next_seq: 1 }
     }
 
     /// Takes all records out of `batch` and appends a line for each to `out`.
     pub fn write(&mut self, batch: &mut Batch, out: &mut Vec<u8>) {
         let chunk = Chunk {
             segment: 0,
-            lane: Lane::Raw,
+            lane: self.lane,
             stream: Arc::clone(&self.stream),
             first_seq: self.next_seq,
             batch: Arc::new(std::mem::take(batch)),

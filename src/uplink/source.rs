@@ -64,11 +64,32 @@ impl Chunk {
     }
 }
 
+impl From<Arc<Stored>> for Chunk {
+    fn from(stored: Arc<Stored>) -> Self {
+        let mut delivered: Vec<bool> = (0..stored.batch.len()).map(|index| stored.is_delivered(index)).collect();
+        if !delivered.contains(&true) {
+            delivered = Vec::new();
+        }
+        Self {
+            segment: stored.segment,
+            lane: stored.lane,
+            stream: Arc::clone(&stored.stream),
+            first_seq: stored.first_seq,
+            batch: Arc::clone(&stored.batch),
+            delivered,
+            pin: Some(stored),
+        }
+    }
+}
+
 /// What the uplink needs of the outbox.
 pub trait Source: Send {
     /// The next records, or waits until there are some. Cancel-safe. What it gave is not given again until
     /// [`Source::rewind`].
     fn next(&mut self) -> impl Future<Output = Result<Chunk, ReadError>> + Send;
+
+    /// The same, of alarms only.
+    fn next_alarms(&mut self) -> impl Future<Output = Result<Chunk, ReadError>> + Send;
 
     /// Begins again with the oldest record that is not delivered.
     fn rewind(&mut self);
@@ -109,20 +130,11 @@ impl OutboxSource {
 
 impl Source for OutboxSource {
     async fn next(&mut self) -> Result<Chunk, ReadError> {
-        let stored = self.reader.next().await?;
-        let mut delivered: Vec<bool> = (0..stored.batch.len()).map(|index| stored.is_delivered(index)).collect();
-        if !delivered.contains(&true) {
-            delivered = Vec::new();
-        }
-        Ok(Chunk {
-            segment: stored.segment,
-            lane: stored.lane,
-            stream: Arc::clone(&stored.stream),
-            first_seq: stored.first_seq,
-            batch: Arc::clone(&stored.batch),
-            delivered,
-            pin: Some(stored),
-        })
+        self.reader.next().await.map(Chunk::from)
+    }
+
+    async fn next_alarms(&mut self) -> Result<Chunk, ReadError> {
+        self.reader.next_alarms().await.map(Chunk::from)
     }
 
     fn rewind(&mut self) {

@@ -11,6 +11,7 @@ use foldhash::{HashMap, HashMapExt};
 
 use crate::config;
 use crate::counters::{Count, Counter, Counters};
+use crate::outbox::Lane;
 use crate::reading::{Name, Record};
 
 /// The longest name that Kafka takes, in bytes.
@@ -202,6 +203,7 @@ pub struct Topics {
     gateway: String,
     reading: Route,
     aggregate: Route,
+    alarm: Route,
     dead_letter: Route,
     counters: Counters,
 }
@@ -232,19 +234,21 @@ impl Topics {
             gateway: gateway.to_owned(),
             reading: Route::new(Template::parse(&topics.reading, narrow)?),
             aggregate: Route::new(Template::parse(&topics.aggregate, true)?),
+            alarm: Route::new(Template::parse(&topics.alarm, narrow)?),
             dead_letter: Route::new(Template::parse(&topics.dead_letter, narrow)?),
             counters: counters.clone(),
         })
     }
 
-    /// Where a record goes, or, in the narrow layout, the value of that measurement.
-    pub fn resolve(&mut self, record: &Record, measurement: Option<&str>) -> Arc<Topic> {
+    /// Where a record of that lane goes, or, in the narrow layout, the value of that measurement.
+    pub fn resolve(&mut self, lane: Lane, record: &Record, measurement: Option<&str>) -> Arc<Topic> {
         let measurement = match record {
             Record::Aggregate(aggregate) => Some(&*aggregate.measurement.name),
             _ => measurement,
         };
         let route = match record {
             Record::DeadLetter(_) => &mut self.dead_letter,
+            Record::Reading(_) | Record::Aggregate(_) if lane == Lane::Alarm => &mut self.alarm,
             Record::Aggregate(_) => &mut self.aggregate,
             _ => &mut self.reading,
         };

@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use tidegate::config::{Deadband, Filter, FilterAction, Select, ValueRange, Window};
+use tidegate::config::{
+    AggregateField, Alarm, Deadband, Filter, FilterAction, Loaded, Rules, Select, ValueRange, Window, WindowAlarm,
+};
+use tidegate::reading::Value;
 
 use super::{MINIMAL, ROOT, load};
 
@@ -27,6 +30,8 @@ fn a_rule_without_a_name_is_called_after_what_it_says() {
         ("[[window]]\nmeasurement = [\"a\", \"b\", \"c\", \"d\"]\nevery = \"1m\"", "a+3-1m"),
         ("[[filter]]\nmeasurement = \"t\"\nrange = { min = 1 }\ndeadband = { percent = 1 }", "t-range-deadband"),
         ("[[filter]]\nmin_interval = \"10s\"", "all-every-10s"),
+        ("[[filter]]\nmeasurement = \"smoke\"\nalarm = { equals = true }", "smoke-alarm"),
+        ("[[window]]\nmeasurement = \"p\"\nevery = \"1m\"\nalarm = true", "p-1m"),
         ("[[filter]]\ndevice = \"test-?\"\naction = \"drop\"", "test-_-drop"),
         ("[[filter]]\nname = \"Mine.1\"\ndevice = \"x\"\naction = \"keep\"", "Mine.1"),
     ] {
@@ -40,7 +45,10 @@ fn the_rules_of_the_readme_are_short_and_right() {
     let block =
         readme.split("<!-- rules that a test loads -->\n```toml\n").nth(1).unwrap().split("```").next().unwrap();
     assert!(block.lines().count() <= 20, "{block}");
-    assert_eq!(rule_names(block), ["temperature-deadband", "test-_-drop", "power+power_returned-1m"]);
+    assert_eq!(
+        rule_names(block),
+        ["temperature-deadband", "test-_-drop", "cold-store-_-temperature-alarm", "power+power_returned-1m"]
+    );
 }
 
 #[test]
@@ -92,6 +100,7 @@ future = "1m"
             at_least_every: Some(Duration::from_secs(900)),
         }),
         min_interval: Some(Duration::from_secs(10)),
+        alarm: None,
     };
     let second = Filter {
         name: "lux-keep".to_owned(),
@@ -100,6 +109,7 @@ future = "1m"
         range: Some(ValueRange { min: None, max: Some(0.0) }),
         deadband: None,
         min_interval: None,
+        alarm: None,
     };
     assert_eq!(rules.filters, [first, second]);
     let window = Window {
@@ -110,8 +120,50 @@ future = "1m"
         lateness: Duration::ZERO,
         update_within: Some(Duration::from_secs(3_600)),
         forward_raw: false,
+        alarm: None,
     };
     assert_eq!(rules.windows, [window]);
     assert_eq!((rules.series_max, rules.open_windows_max, rules.state_bytes_max), (7, 8, 1 << 20));
     assert_eq!(rules.future_max, Duration::from_secs(60));
+}
+
+#[test]
+fn alarms_are_read_as_they_are_written_and_printed_so_that_they_can_be_read_again() {
+    let number = |number: f64| Value::Number(number);
+    let filters = [
+        ("true", Alarm::default()),
+        ("{ below = 0, above = 80 }", Alarm { below: Some(0.0), above: Some(80.0), ..Alarm::default() }),
+        ("{ equals = true }", Alarm { equals: vec![Value::Flag(true)], ..Alarm::default() }),
+        (
+            "{ equals = [\"FAULT\", false, 3, -0.5], at_most_every = \"1m\" }",
+            Alarm {
+                equals: vec![Value::Text("FAULT".into()), Value::Flag(false), number(3.0), number(-0.5)],
+                at_most_every: Some(Duration::from_secs(60)),
+                ..Alarm::default()
+            },
+        ),
+    ];
+    let load = |rules: &str| load(&MINIMAL.replace("[kafka]", &format!("{rules}\n[kafka]")), Path::new(""));
+    for (text, alarm) in filters {
+        let loaded = load(&format!("[[filter]]\nalarm = {text}")).unwrap_or_else(|errors| panic!("{text}: {errors}"));
+        assert_eq!(loaded.config.rules.filters[0].alarm, Some(alarm), "{text}");
+        assert_eq!(printed_again(&loaded).filters, loaded.config.rules.filters, "{text}");
+    }
+    let field = |field, below, above| WindowAlarm::Field { field, below, above };
+    let windows = [
+        ("true", WindowAlarm::All),
+        ("{ field = \"max\", above = 5 }", field(AggregateField::Max, None, Some(5.0))),
+        ("{ field = \"count\", below = 50.5, above = 1e300 }", field(AggregateField::Count, Some(50.5), Some(1e300))),
+    ];
+    for (text, alarm) in windows {
+        let rule = format!("[[window]]\nevery = \"1m\"\nalarm = {text}");
+        let loaded = load(&rule).unwrap_or_else(|errors| panic!("{text}: {errors}"));
+        assert_eq!(loaded.config.rules.windows[0].alarm, Some(alarm), "{text}");
+        assert_eq!(printed_again(&loaded).windows, loaded.config.rules.windows, "{text}");
+    }
+}
+
+fn printed_again(loaded: &Loaded) -> Rules {
+    let text = loaded.print();
+    load(&text, Path::new("")).unwrap_or_else(|errors| panic!("{errors}\n{text}")).config.rules
 }

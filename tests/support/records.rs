@@ -132,6 +132,11 @@ impl Records {
     /// Panics unless each stream has the numbers from 1 on without a gap. The records must be those of all topics.
     #[track_caller]
     pub(crate) fn assert_no_gaps(&self) {
+        for record in self.0.iter().filter(|record| ["reading", "aggregate"].contains(&record.kind())) {
+            let (stream, seq) = record.identity();
+            let of_alarms = stream.ends_with(".alarm");
+            assert_eq!(of_alarms, record.value["lane"] == "alarm", "{stream}-{seq} is in the stream of another lane");
+        }
         for (stream, numbers) in self.streams() {
             let last = numbers.last().copied().unwrap_or(0);
             let missing: Vec<u64> = (1..=last).filter(|seq| !numbers.contains(seq)).take(20).collect();

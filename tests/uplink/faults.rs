@@ -206,3 +206,42 @@ async fn late_reports_of_an_old_producer_confirm_and_never_fail() {
     assert_eq!((memory.delivered(), memory.letters().len()), (5, 0));
     uplink.stop(Duration::from_millis(100)).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alarm_waits_neither_for_what_is_in_flight_nor_for_the_chunk_at_hand() {
+    // A sink that says nothing is what an outage is: so much is in flight, and no more.
+    let memory = filled(3_000);
+    let quiet: Arc<std::sync::atomic::AtomicBool> = Arc::default();
+    let (order, answers) = (Arc::new(Mutex::new(Vec::new())), Arc::clone(&quiet));
+    let sent = Arc::clone(&order);
+    let (uplink, seen) = start(&memory, move |_, _, id| {
+        sent.lock().unwrap().push(id.to_owned());
+        if answers.load(std::sync::atomic::Ordering::Acquire) { Answer::Ok } else { Answer::Silence }
+    });
+    uplink.until("a full flight", |_| seen.lock().unwrap().sent == 1_000).await;
+    for n in 0..300 {
+        memory.alarm("kitchen", f64::from(n));
+    }
+    // An eighth of the limit is theirs alone.
+    uplink.until("alarms as far as there is room", |_| seen.lock().unwrap().sent == 1_000 + 125).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    {
+        let order = order.lock().unwrap();
+        assert_eq!(order.len(), 1_125, "no more than that");
+        assert!(
+            order[1_000..].iter().zip(1..).all(|(id, n)| *id == format!("9f3c1.alarm-{n}")),
+            "{:?}",
+            &order[1_000..]
+        );
+    }
+    // Nothing is heard for long, so there is a new producer: it gets the alarms first, then the others, then all the rest.
+    quiet.store(true, std::sync::atomic::Ordering::Release);
+    uplink.until("all alarms", |_| memory.alarms_delivered().len() == 300).await;
+    uplink.until_delivered(3_000).await;
+    let order = order.lock().unwrap();
+    let again: Vec<&str> = order[1_125..].iter().map(String::as_str).collect();
+    assert!(again[..125].iter().all(|id| id.starts_with("9f3c1.alarm-")), "{:?}", &again[..125]);
+    let alarms: Vec<u64> = again.iter().filter_map(|id| id.strip_prefix("9f3c1.alarm-")?.parse().ok()).collect();
+    assert_eq!(alarms, (1..=300).collect::<Vec<u64>>(), "in their order, and once");
+    assert_eq!(memory.twice(), Vec::<u64>::new());
+}

@@ -29,6 +29,9 @@ struct Inner {
     twice: Vec<u64>,
     rewinds: usize,
     calls: usize,
+    alarms: Vec<Batch>,
+    alarms_read: usize,
+    alarms_delivered: Vec<u64>,
 }
 
 /// Records in memory: numbered from 1, in chunks of `chunk`.
@@ -42,8 +45,17 @@ pub(crate) struct Memory {
 
 impl Memory {
     pub(crate) fn new(chunk: usize) -> Self {
-        let inner =
-            Inner { records: Vec::new(), read: 0, delivered: BTreeSet::new(), twice: Vec::new(), rewinds: 0, calls: 0 };
+        let inner = Inner {
+            records: Vec::new(),
+            read: 0,
+            delivered: BTreeSet::new(),
+            twice: Vec::new(),
+            rewinds: 0,
+            calls: 0,
+            alarms: Vec::new(),
+            alarms_read: 0,
+            alarms_delivered: Vec::new(),
+        };
         Self { inner: Arc::new(Mutex::new(inner)), wake: Arc::default(), durable: watch::channel(0).0, chunk }
     }
 
@@ -66,6 +78,33 @@ impl Memory {
 
     pub(crate) fn text(&self, device: &str, text: &str) {
         self.push(reading(device, 1_777_896_000_123, 1), vec![field("state", Value::Text(text.into()))]);
+    }
+
+    pub(crate) fn alarm(&self, device: &str, number: f64) {
+        let (records, fields) =
+            (vec![reading(device, 1_777_896_000_123, 1)], vec![field("temperature", Value::Number(number))]);
+        self.lock().alarms.push(Batch { records, fields });
+        self.wake.notify_one();
+    }
+
+    /// Numbers of the alarms that were delivered, in that order.
+    pub(crate) fn alarms_delivered(&self) -> Vec<u64> {
+        self.lock().alarms_delivered.clone()
+    }
+
+    fn take_alarm(&self) -> Option<Chunk> {
+        let mut inner = self.lock();
+        let batch = inner.alarms.get(inner.alarms_read)?.clone();
+        inner.alarms_read += 1;
+        Some(Chunk {
+            segment: 7,
+            lane: Lane::Alarm,
+            stream: "9f3c1.alarm".into(),
+            first_seq: inner.alarms_read as u64,
+            batch: Arc::new(batch),
+            delivered: vec![inner.alarms_delivered.contains(&(inner.alarms_read as u64))],
+            pin: None,
+        })
     }
 
     pub(crate) fn delivered(&self) -> usize {
@@ -102,6 +141,9 @@ impl Source for Memory {
     async fn next(&mut self) -> Result<Chunk, ReadError> {
         loop {
             let notified = self.wake.notified();
+            if let Some(chunk) = self.take_alarm() {
+                return Ok(chunk);
+            }
             {
                 let mut inner = self.lock();
                 let (from, to) = (inner.read, inner.records.len().min(inner.read + self.chunk));
@@ -127,16 +169,30 @@ impl Source for Memory {
         }
     }
 
+    async fn next_alarms(&mut self) -> Result<Chunk, ReadError> {
+        loop {
+            let notified = self.wake.notified();
+            if let Some(chunk) = self.take_alarm() {
+                return Ok(chunk);
+            }
+            notified.await;
+        }
+    }
+
     fn rewind(&mut self) {
         let mut inner = self.lock();
-        inner.read = 0;
+        (inner.read, inner.alarms_read) = (0, 0);
         inner.rewinds += 1;
         self.wake.notify_one();
     }
 
     fn delivered(&mut self, segment: u64, lane: Lane, seqs: &[u64]) {
-        assert_eq!((segment, lane), (7, Lane::Raw));
         let mut inner = self.lock();
+        if lane == Lane::Alarm {
+            inner.alarms_delivered.extend(seqs);
+            return;
+        }
+        assert_eq!((segment, lane), (7, Lane::Raw));
         inner.calls += 1;
         for seq in seqs {
             if !inner.delivered.insert(*seq) {
@@ -170,6 +226,7 @@ pub(crate) fn reading(device: &str, time_ms: i64, fields: u32) -> Record {
         time_quality: TimeQuality::Device,
         received: Stamp { wall_ms: 1_777_896_000_410, monotonic_ms: 1, trusted: true },
         mark: tidegate::reading::Mark::None,
+        alarm: None,
         fields: 0..fields,
     })
 }
@@ -196,6 +253,7 @@ pub(crate) fn settings(brokers: &str) -> Kafka {
         topics: Topics {
             reading: "iot.{profile}".into(),
             aggregate: "iot.aggregates".into(),
+            alarm: "iot.alarms".into(),
             dead_letter: "iot.dead".into(),
         },
         layout: Layout::Wide,

@@ -57,6 +57,7 @@ pub(super) struct Decoder {
     others: std::vec::IntoIter<Other>,
     measurements: Vec<Arc<Measurement>>,
     marks: std::vec::IntoIter<u8>,
+    alarms: std::vec::IntoIter<u32>,
 }
 
 const SHORT: DecodeError = DecodeError::Columns("a column is too short");
@@ -84,6 +85,7 @@ impl Decoder {
             others: body.others.into_iter(),
             measurements,
             marks: unroll(&body.marks)?.into_iter(),
+            alarms: unroll(&body.alarms)?.into_iter(),
         })
     }
 
@@ -133,6 +135,10 @@ impl Decoder {
                 1 => Mark::Late,
                 2 => Mark::Future,
                 _ => return Err(DecodeError::Columns("an unknown mark")),
+            },
+            alarm: match self.alarms.next().unwrap_or_default() {
+                0 => None,
+                number => Some(self.name(number - 1)?),
             },
             fields: start..fields.len() as u32,
         })

@@ -87,6 +87,8 @@ impl<'a> Encoder<'a> {
         self.body.time.push(reading.time_ms.wrapping_sub(reading.received.wall_ms));
         run(&mut self.body.quality, reading.time_quality as u8);
         run(&mut self.body.marks, reading.mark as u8);
+        let alarm = reading.alarm.as_ref().map_or(0, |rule| self.name(rule) + 1);
+        run(&mut self.body.alarms, alarm);
         self.shape.clear();
         for field in fields {
             let column = self.column(field);
@@ -190,6 +192,9 @@ impl<'a> Encoder<'a> {
     pub(super) fn finish(mut self) -> Body {
         if let [(0, _)] = self.body.marks[..] {
             self.body.marks.clear();
+        }
+        if let [(0, _)] = self.body.alarms[..] {
+            self.body.alarms.clear();
         }
         self.body.columns = self
             .columns

@@ -52,6 +52,7 @@ fn batch() -> impl Strategy<Value = Batch> {
                         time_quality: TimeQuality::Device,
                         received,
                         mark: if time_ms % 5 == 0 { Mark::Late } else { Mark::None },
+                        alarm: (time_ms % 3 == 0).then(|| Arc::clone(&names[(time_ms % 2).unsigned_abs() as usize])),
                         fields: mark..batch.mark(),
                     })
                 }

@@ -188,7 +188,7 @@ async fn aggregates_are_a_stream_of_their_own_and_come_first() {
     let number = outbox.append_all(together);
     durable(&outbox, number).await;
     assert!(raw.is_empty() && aggregates.is_empty());
-    assert_eq!(outbox.backlog().records, 6);
+    assert_eq!((outbox.backlog().records, outbox.backlog().lanes), (6, [0, 1, 5]));
     let first = next(&mut outbox.reader()).await.unwrap();
     assert_eq!(
         (first.lane, &first.batch.records[..]),

@@ -190,6 +190,7 @@ impl Writer {
                 }));
             }
             state.pending_records -= count;
+            state.pending_lanes[lane.index()] -= count;
             self.next[lane.index()] += count;
             self.counts.committed[lane.index()].add(count);
             state.memory.push(number, lane, first, batch, shared.settings.memory_tail_bytes);

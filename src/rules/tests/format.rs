@@ -84,7 +84,7 @@ fn a_value_takes_three_or_four_bytes_of_journal() {
                 &fields,
             );
         }
-        bed.rules.apply(&mut batch, &mut bed.aggregates);
+        bed.rules.apply(&mut batch, &mut bed.made);
         bed.take();
     };
     send(&mut bed, 0);

@@ -1,5 +1,6 @@
 //! A bed to try rules in: readings in seconds from a fixed noon, and what came of them as text.
 
+mod alarms;
 mod filters;
 mod format;
 mod limits;
@@ -49,12 +50,13 @@ fn window(name: &str, every: u64, lateness: u64) -> Window {
         lateness: Duration::from_secs(lateness),
         update_within: None,
         forward_raw: false,
+        alarm: None,
     }
 }
 
 fn filter(name: &str, select: Select) -> Filter {
     let action = FilterAction::Test;
-    Filter { name: name.to_owned(), select, action, range: None, deadband: None, min_interval: None }
+    Filter { name: name.to_owned(), select, action, range: None, deadband: None, min_interval: None, alarm: None }
 }
 
 /// Rules at work.
@@ -65,7 +67,7 @@ struct Bed {
     now: Stamp,
     quality: TimeQuality,
     devices: HashMap<String, Name>,
-    aggregates: Batch,
+    made: Made,
     checkpoint: Option<Vec<u8>>,
     journal: Vec<Piece>,
 }
@@ -81,7 +83,7 @@ impl Bed {
             now,
             quality: TimeQuality::Device,
             devices: HashMap::new(),
-            aggregates: Batch::default(),
+            made: Made::default(),
             checkpoint: None,
             journal: Vec::new(),
         }
@@ -101,6 +103,7 @@ impl Bed {
             time_quality: self.quality,
             received: self.now,
             mark: Mark::None,
+            alarm: None,
             fields: start..batch.mark(),
         }));
     }
@@ -109,7 +112,7 @@ impl Bed {
     fn values(&mut self, device: &str, time_s: f64, fields: &[(&str, Value)]) -> String {
         let mut batch = Batch::default();
         self.reading(&mut batch, device, time_s, fields);
-        self.rules.apply(&mut batch, &mut self.aggregates);
+        self.rules.apply(&mut batch, &mut self.made);
         self.take();
         shown(&batch)
     }
@@ -127,7 +130,7 @@ impl Bed {
     fn pass(&mut self, seconds: u64) {
         self.now.monotonic_ms += seconds * 1000;
         self.now.wall_ms += seconds as i64 * 1000;
-        self.rules.tick(self.now, &mut self.aggregates);
+        self.rules.tick(self.now, &mut self.made);
         self.take();
     }
 
@@ -151,7 +154,20 @@ impl Bed {
 
     /// The aggregates since the last call.
     fn made(&mut self) -> Vec<String> {
-        self.aggregates.records.drain(..).map(|record| told(&record)).collect()
+        self.made.aggregates.records.drain(..).map(|record| told(&record)).collect()
+    }
+
+    /// The alarms since the last call: readings by what is in them and their rule, aggregates by their window.
+    fn alarms(&mut self) -> Vec<String> {
+        let alarms = std::mem::take(&mut self.made.alarms);
+        let told = |record: &Record| match record {
+            Record::Reading(reading) => {
+                let one = Batch { records: vec![record.clone()], fields: alarms.fields.clone() };
+                format!("{}: {} by {}", reading.device, shown(&one), reading.alarm.as_deref().unwrap_or("no rule"))
+            }
+            _ => told(record),
+        };
+        alarms.records.iter().map(told).collect()
     }
 
     fn count(&self, count: Count, label: &str) -> u64 {

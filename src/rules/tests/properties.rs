@@ -35,7 +35,7 @@ fn run(mut bed: Bed, stream: &[Sent], mut between: impl FnMut(&mut Bed, usize)) 
     for (index, sent) in stream.iter().enumerate() {
         let mut batch = Batch::default();
         push(&mut bed, &mut batch, sent);
-        bed.rules.apply(&mut batch, &mut bed.aggregates);
+        bed.rules.apply(&mut batch, &mut bed.made);
         forwarded += batch.fields.len();
         bed.take();
         between(&mut bed, index);
@@ -68,14 +68,14 @@ proptest! {
         for sent in &sent {
             push(&mut bed, &mut batch, sent);
             if random.bool() {
-                bed.rules.apply(&mut batch, &mut bed.aggregates);
+                bed.rules.apply(&mut batch, &mut bed.made);
                 forwarded += batch.fields.len();
                 batch.clear();
-                bed.rules.tick(bed.now, &mut bed.aggregates);
+                bed.rules.tick(bed.now, &mut bed.made);
                 bed.now.monotonic_ms += 1;
             }
         }
-        bed.rules.apply(&mut batch, &mut bed.aggregates);
+        bed.rules.apply(&mut batch, &mut bed.made);
         forwarded += batch.fields.len();
         bed.pass(200_000);
         let mut made = bed.made();
@@ -145,7 +145,7 @@ fn run_into(bed: &mut Bed, stream: &[Sent]) {
     for sent in stream {
         let mut batch = Batch::default();
         push(bed, &mut batch, sent);
-        bed.rules.apply(&mut batch, &mut bed.aggregates);
+        bed.rules.apply(&mut batch, &mut bed.made);
         bed.take();
     }
 }

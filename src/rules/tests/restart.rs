@@ -49,7 +49,7 @@ fn pieces_that_a_checkpoint_includes_count_once() {
     let mut bed = bed();
     let mut batch = Batch::default();
     bed.reading(&mut batch, "d", 1.0, &fields(1.0));
-    bed.rules.apply(&mut batch, &mut bed.aggregates);
+    bed.rules.apply(&mut batch, &mut bed.made);
     // Nobody has taken the piece yet.
     bed.checkpoint = Some(bed.rules.checkpoint());
     bed.values("d", 2.0, &fields(2.0));

@@ -296,7 +296,7 @@ fn what_is_no_reading_passes_in_its_place() {
     bed.reading(&mut batch, "d", 2.0, &[]);
     bed.reading(&mut batch, "d", 3.0, &[("t", Value::Text("b".into())), ("v", Value::Number(2.0))]);
     let (records, fields) = (batch.records.as_ptr(), batch.fields.as_ptr());
-    bed.rules.apply(&mut batch, &mut bed.aggregates);
+    bed.rules.apply(&mut batch, &mut bed.made);
     assert_eq!(shown(&batch), "t=astream-end t=b");
     assert_eq!((batch.records.len(), batch.fields.len()), (4, 2), "the empty one was not dropped");
     assert_eq!((batch.records.as_ptr(), batch.fields.as_ptr()), (records, fields));

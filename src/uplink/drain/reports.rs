@@ -117,7 +117,8 @@ impl<S: Source, C: Connect> Drain<S, C> {
                 let record = &landed.chunk.batch.records[landed.index];
                 for part in 0..landed.parts {
                     let field = self.encoder.field(&landed.chunk, landed.index, part);
-                    self.topics.resolve(record, field.map(|field| &*field.measurement.name)).delivered.add(1);
+                    let measurement = field.map(|field| &*field.measurement.name);
+                    self.topics.resolve(landed.chunk.lane, record, measurement).delivered.add(1);
                 }
             }
         }

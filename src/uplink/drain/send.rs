@@ -8,7 +8,7 @@ use super::{Drain, FULL};
 use crate::counters::Count;
 use crate::reading::Record;
 use crate::uplink::encode::event_type;
-use crate::uplink::flight::State;
+use crate::uplink::flight::{Flight, State};
 use crate::uplink::sink::{Connect, Failure, Message, Remedy, SendError, Sink};
 use crate::uplink::source::{Chunk, Source};
 
@@ -44,19 +44,33 @@ impl<S: Source, C: Connect> Drain<S, C> {
         }
     }
 
+    /// Sends new records while there is room: alarms first.
     pub(super) fn feed(&mut self, now: Instant) {
-        while let Some((chunk, index)) = self.current.take() {
-            let Some(record) = chunk.batch.records.get(index) else { return };
-            if self.held() || !self.flight.has_room() {
-                self.current = Some((chunk, index));
-                return;
+        if let Some(urgent) = self.urgent.take() {
+            self.urgent = self.feed_chunk(urgent, Flight::has_room_for_alarm, now);
+        }
+        if let Some(current) = self.current.take() {
+            self.current = self.feed_chunk(current, Flight::has_room, now);
+        }
+    }
+
+    /// Sends records of a chunk from an index on, and gives what is left of it.
+    fn feed_chunk(
+        &mut self,
+        (chunk, first): (Arc<Chunk>, usize),
+        has_room: fn(&Flight) -> bool,
+        now: Instant,
+    ) -> Option<(Arc<Chunk>, usize)> {
+        for (index, record) in chunk.batch.records.iter().enumerate().skip(first) {
+            if self.held() || !has_room(&self.flight) {
+                return Some((Arc::clone(&chunk), index));
             }
             if !self.is_skipped(&chunk, index, record) {
                 let ticket = self.flight.enter(&chunk, index);
                 self.send(ticket, now);
             }
-            self.current = Some((chunk, index + 1));
         }
+        None
     }
 
     pub(super) fn is_skipped(&mut self, chunk: &Arc<Chunk>, index: usize, record: &Record) -> bool {
@@ -71,7 +85,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
         }
         for part in 0..self.encoder.parts(record) {
             let field = self.encoder.field(chunk, index, part);
-            let topic = self.topics.resolve(record, field.map(|field| &*field.measurement.name));
+            let topic = self.topics.resolve(chunk.lane, record, field.map(|field| &*field.measurement.name));
             if self.parking.has(&topic.name) {
                 self.parking.skip(&topic.name);
                 return true;
@@ -88,7 +102,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
         self.flight.send(ticket, self.generation, parts, now);
         for part in 0..parts {
             let field = self.encoder.field(&chunk, index, part);
-            let topic = self.topics.resolve(record, field.map(|field| &*field.measurement.name));
+            let topic = self.topics.resolve(chunk.lane, record, field.map(|field| &*field.measurement.name));
             if let Err(error) = self.encoder.encode(&chunk, index, record, part) {
                 let (detail, topic) = (error.to_string(), topic.name.to_string());
                 let failure = Failure { remedy: Remedy::Reject, code: "Encode".to_owned(), detail, topic };
