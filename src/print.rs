@@ -128,43 +128,46 @@ impl Columns {
     /// Appends a line for each record to `out`.
     pub(crate) fn write(&mut self, batch: &Batch, out: &mut Vec<u8>) {
         let mut text = String::new();
-        for record in &batch.records {
-            // Writing to a string cannot fail.
-            let _ = match record {
-                Record::Reading(reading) => {
-                    self.widen(&reading.device);
-                    let width = self.device_width;
-                    let _ = write!(text, "{}  {:width$} ", time_of_day(reading.time_ms), reading.device);
-                    for field in batch.fields_of(reading) {
-                        text.push_str("  ");
-                        write_field(&mut text, field);
-                    }
-                    match reading.mark.as_str() {
-                        Some(mark) => writeln!(text, "  ({mark})"),
-                        None => writeln!(text),
-                    }
-                }
-                Record::State(state) => {
-                    let (time, width) = (time_of_day(state.received.wall_ms), self.device_width);
-                    writeln!(
-                        text,
-                        "{time}  {:width$}   is {}",
-                        state.device,
-                        if state.online { "online" } else { "offline" }
-                    )
-                }
-                Record::DeadLetter(letter) => {
-                    let time = time_of_day(letter.received.wall_ms);
-                    writeln!(text, "{time}  {}: refused ({}): {}", letter.origin, letter.reason.as_str(), letter.detail)
-                }
-                Record::Aggregate(aggregate) => {
-                    self.widen(&aggregate.device);
-                    self.aggregate(&mut text, aggregate)
-                }
-                Record::Gap(_) | Record::StreamEnd(_) => Ok(()),
-            };
-        }
+        batch.records.iter().for_each(|record| self.record(batch, record, &mut text));
         out.extend_from_slice(text.as_bytes());
+    }
+
+    /// Appends a line for a record of that batch; nothing for what only declares.
+    pub(crate) fn record(&mut self, batch: &Batch, record: &Record, text: &mut String) {
+        // Writing to a string cannot fail.
+        let _ = match record {
+            Record::Reading(reading) => {
+                self.widen(&reading.device);
+                let width = self.device_width;
+                let _ = write!(text, "{}  {:width$} ", time_of_day(reading.time_ms), reading.device);
+                for field in batch.fields_of(reading) {
+                    text.push_str("  ");
+                    write_field(text, field);
+                }
+                match reading.mark.as_str() {
+                    Some(mark) => writeln!(text, "  ({mark})"),
+                    None => writeln!(text),
+                }
+            }
+            Record::State(state) => {
+                let (time, width) = (time_of_day(state.received.wall_ms), self.device_width);
+                writeln!(
+                    text,
+                    "{time}  {:width$}   is {}",
+                    state.device,
+                    if state.online { "online" } else { "offline" }
+                )
+            }
+            Record::DeadLetter(letter) => {
+                let time = time_of_day(letter.received.wall_ms);
+                writeln!(text, "{time}  {}: refused ({}): {}", letter.origin, letter.reason.as_str(), letter.detail)
+            }
+            Record::Aggregate(aggregate) => {
+                self.widen(&aggregate.device);
+                self.aggregate(text, aggregate)
+            }
+            Record::Gap(_) | Record::StreamEnd(_) => Ok(()),
+        };
     }
 }
 

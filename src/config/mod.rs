@@ -26,6 +26,7 @@ use std::time::Duration;
 
 pub use errors::{Errors, Place, Problem, nearest};
 pub use loaded::{Loaded, Purpose};
+pub(crate) use units::parse_duration;
 
 /// A whole configuration.
 #[derive(Clone, Debug)]
@@ -318,6 +319,8 @@ pub struct Outbox {
     pub size_max: u64,
     /// What to do when they are taken.
     pub when_full: WhenFull,
+    /// Delivered segments are kept for so long, as far as there is room, so that they can be delivered again.
+    pub keep_delivered: Duration,
     /// A commit starts this long after the first record that waits for it.
     pub commit_interval: Duration,
     /// A commit starts early when this many bytes of encoded records wait.

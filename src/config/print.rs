@@ -299,6 +299,7 @@ fn outbox(page: &mut Page, outbox: &Outbox) {
     page.head("outbox");
     page.size("max_size", outbox.size_max);
     page.text("when_full", if outbox.when_full == WhenFull::DropOldest { "drop-oldest" } else { "block" });
+    page.duration("keep_delivered", outbox.keep_delivered);
     page.head("outbox.advanced");
     page.duration("commit_interval", outbox.commit_interval);
     page.size("commit_bytes", outbox.commit_bytes as u64);

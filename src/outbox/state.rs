@@ -14,7 +14,7 @@ use super::manifest::{Entry, Range};
 use super::pending::{Append, BLOCK_BYTES, Block, boxed_bytes, encoded_bytes, text_bytes};
 use super::progress::Progress;
 use super::segment::{Key, SharedSegment};
-use super::{Backlog, Lane, Stored, checkpoint};
+use super::{Backlog, Lane, Stored, checkpoint, settled};
 use crate::clock;
 use crate::config;
 use crate::counters::{Count, Counter, Counters};
@@ -44,6 +44,8 @@ pub(crate) struct SegmentState {
     pub(crate) entry: Entry,
     pub(crate) streams: [Name; 3],
     pub(crate) progress: [Option<Progress>; 3],
+    /// What had been delivered before it was asked for again.
+    pub(crate) again: [Option<Progress>; 3],
     /// Held by every [`Stored`] of it.
     pub(crate) pin: Arc<()>,
     /// Goes to quarantine when it is released.
@@ -55,8 +57,8 @@ pub(crate) struct SegmentState {
 impl SegmentState {
     pub(crate) fn new(entry: Entry) -> Self {
         let streams = Lane::ALL.map(|lane| stream_name(&entry.run, lane));
-        let progress = entry.lanes.map(|lane| lane.map(|range| Progress::new(range.first)));
-        Self { entry, streams, progress, pin: Arc::new(()), damaged: false, leaving: false }
+        let (progress, again) = settled::of_entry(&entry);
+        Self { entry, streams, progress, again, pin: Arc::new(()), damaged: false, leaving: false }
     }
 
     /// Records that are not delivered.
@@ -85,6 +87,16 @@ impl SegmentState {
         }
     }
 
+    /// Whether a number is delivered, or settled otherwise.
+    pub(crate) fn is_delivered(&self, lane: Lane, number: u64) -> bool {
+        self.progress[lane.index()].as_ref().is_some_and(|progress| progress.is_delivered(number))
+    }
+
+    /// Whether a number had been delivered before it was asked for again.
+    pub(crate) fn was_delivered(&self, lane: Lane, number: u64) -> bool {
+        self.again[lane.index()].as_ref().is_some_and(|again| again.is_delivered(number))
+    }
+
     /// Marks a number as settled: delivered, or lost.
     pub(crate) fn settle(&mut self, lane: Lane, number: u64) -> bool {
         let Some(range) = self.entry.lanes[lane.index()] else { return false };
@@ -101,6 +113,11 @@ impl SegmentState {
                 .extend(numbers.zip(0_u32..).filter(|(number, _)| progress.is_delivered(*number)).map(|(_, at)| at));
         }
         let stream = Arc::clone(&self.streams[lane.index()]);
+        let mut replayed = RoaringBitmap::new();
+        if let Some(again) = &self.again[lane.index()] {
+            let numbers = first_seq..first_seq + batch.len() as u64;
+            replayed.extend(numbers.zip(0_u32..).filter(|(number, _)| again.is_delivered(*number)).map(|(_, at)| at));
+        }
         Stored {
             segment: self.entry.number,
             lane,
@@ -108,6 +125,7 @@ impl SegmentState {
             first_seq,
             batch,
             delivered,
+            replayed,
             _pin: Some(Arc::clone(&self.pin)),
         }
     }
@@ -205,6 +223,8 @@ pub(crate) struct State {
     pub(crate) checkpoint_bytes: u64,
     /// A segment has begun since the last checkpoint, which is wanted from this moment on.
     pub(crate) checkpoint_wanted: Option<Instant>,
+    /// When the next segment that is kept though delivered is old enough to go.
+    pub(crate) expires: Option<Instant>,
     /// The first segment with journal of earlier runs, until this run has a checkpoint of its own.
     pub(crate) left_from: Option<u64>,
 }
@@ -229,6 +249,7 @@ impl State {
             checkpoint: None,
             checkpoint_bytes: 0,
             checkpoint_wanted: None,
+            expires: None,
             left_from: None,
         }
     }

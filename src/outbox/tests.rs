@@ -27,6 +27,7 @@ impl Rig {
         let settings = config::Outbox {
             size_max: 64 << 20,
             when_full: WhenFull::DropOldest,
+            keep_delivered: Duration::ZERO,
             commit_interval: Duration::from_millis(5),
             commit_bytes: 64 * 1024,
             segment_bytes: 16 * 1024,

@@ -44,6 +44,8 @@ impl Writer {
             sealed: false,
             commits: None,
             declares: Vec::new(),
+            delivered: None,
+            settled: None,
         };
         // Without this a disk that refuses first commits would fill up with segments that hold nothing.
         let abandoned;
@@ -229,9 +231,9 @@ impl Writer {
     pub(super) fn release(&mut self, shared: &Shared) -> Result<(), CommitError> {
         loop {
             let state = shared.lock();
-            let mut old = state.segments.range(..self.needed_from(&state));
-            let Some(number) = old.find(|(_, segment)| segment.missing() == 0).map(|(number, _)| *number) else {
-                return Ok(());
+            let Some(number) = self.to_release(shared, &state) else {
+                drop(state);
+                return self.keep_delivered(shared);
             };
             // The cursor is never only in what goes: each segment's first commit carries it, and the newest stays.
             self.remove(shared, state, number, &[])?;
