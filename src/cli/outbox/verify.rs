@@ -150,6 +150,9 @@ impl Verifier {
         let name = format!("quarantine/{}", path.file_name().unwrap_or_default().to_string_lossy());
         self.verified.segments += 1;
         match loaded {
+            Ok(contents) if contents.run.is_none() && contents.values.is_empty() => {
+                self.damaged(name, None, Range { first: 0, last: 0 }, "nothing can be read of it")
+            }
             Ok(contents) => {
                 let (mut names, mut damaged) = (Names::default(), Vec::new());
                 let entry = crate::outbox::inspect::entry_of(&contents);

@@ -78,6 +78,9 @@ impl Copies {
     fn load_once(&self, path: &Path) -> Result<Contents, SegmentError> {
         let copy = self.work.join("segment");
         let io = |source| SegmentError::Io { path: path.to_owned(), source };
+        if !self.live && !path.exists() {
+            return Err(SegmentError::Damaged { path: path.to_owned(), reason: "its directory is missing".to_owned() });
+        }
         remove(&copy).map_err(io)?;
         copy_directory(path, &copy, DEPTH_MAX).map_err(io)?;
         let loaded = segment::load(&copy);
