@@ -33,7 +33,8 @@ fn what_was_delivered_comes_again_with_the_header_and_the_same_id() {
         (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
     };
     // Beside the running gateway: read, and nothing else.
-    assert_eq!(tool("verify", &[]).0, Some(0));
+    let (code, said) = tool("verify", &[]);
+    assert_eq!(code, Some(0), "{said}");
     let (code, said) = tool("replay", &["--from", "1h", "--yes"]);
     assert!(code == Some(2) && said.contains("stop it first"), "{said}");
     gateway.stop(seconds(30));

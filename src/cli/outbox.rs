@@ -18,7 +18,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use globset::Glob;
 
 use self::progress::Progress;
-use super::{ConfigFile, fail};
+use super::{CONFIG, fail};
 use crate::config::{self, Loaded, Purpose};
 use crate::outbox::Lane;
 use crate::outbox::edit::{EditError, Filter};
@@ -32,8 +32,9 @@ const INTERRUPTED: i32 = 130;
 /// Which outbox.
 #[derive(Debug, Args)]
 pub struct Place {
-    #[command(flatten)]
-    config: ConfigFile,
+    /// The configuration
+    #[arg(long, short, env = "TIDEGATE_CONFIG", default_value = CONFIG, value_name = "FILE", global = true)]
+    config: PathBuf,
     /// The data directory, instead of looking it up in the configuration
     #[arg(long, value_name = "DIR", global = true)]
     data_dir: Option<PathBuf>,
@@ -235,7 +236,7 @@ impl Place {
     fn data_dir(&self) -> Result<PathBuf, Failure> {
         match &self.data_dir {
             Some(data_dir) => Ok(data_dir.clone()),
-            None => Ok(Loaded::load(&self.config.config, Purpose::Replay)?.config.gateway.data_dir),
+            None => Ok(Loaded::load(&self.config, Purpose::Replay)?.config.gateway.data_dir),
         }
     }
 

@@ -267,7 +267,9 @@ fn a_lost_manifest_is_repaired_and_everything_is_delivered() {
         assert!(tried.code == 0 && tried.out.contains("3000 records"), "{tried:?}");
         let (mut before, mut after) = (before, rig.fingerprint());
         // The lock's file notes who has it.
-        [&mut before, &mut after].map(|found| found.retain(|path, _| !path.ends_with(".lock") && !path.is_dir()));
+        for found in [&mut before, &mut after] {
+            found.retain(|path, _| !path.ends_with(".lock") && !path.is_dir());
+        }
         assert_eq!(after, before, "nothing was changed yet");
         let repaired = rig.tool(&["repair", "--yes"]);
         assert!(repaired.code == 0 && repaired.out.contains("repaired"), "{repaired:?}");

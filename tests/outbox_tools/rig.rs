@@ -231,7 +231,7 @@ pub(crate) fn drain(reader: &mut Reader) -> Vec<Arc<Stored>> {
 pub(crate) fn undelivered(all: &[Arc<Stored>]) -> (Vec<i64>, Vec<Record>) {
     let (mut numbers, mut others) = (Vec::new(), Vec::new());
     for stored in all {
-        for (at, record) in stored.batch.records.iter().enumerate().filter(|(at, _)| !stored.is_delivered(*at)) {
+        for (_, record) in stored.batch.records.iter().enumerate().filter(|(at, _)| !stored.is_delivered(*at)) {
             match record {
                 Record::Reading(reading) => match stored.batch.fields_of(reading)[0].value {
                     Value::Number(n) => numbers.push(n as i64),

@@ -169,7 +169,7 @@ fn chunk(segment: &SegmentState, lane: Lane, first_seq: u64, batch: Batch) -> Ch
 
 /// The gateway's id, labels and layout: from the configuration where there is one, else its defaults.
 fn configuration(place: &Place, gateway: Option<&str>) -> Result<Config, Failure> {
-    let path = &place.config.config;
+    let path = &place.config;
     let mut config = match Loaded::load(path, Purpose::Replay) {
         Ok(loaded) => loaded.config,
         Err(errors) if place.data_dir.is_none() => return Err(errors.into()),

@@ -64,6 +64,8 @@ impl Copies {
             let doubtful = match &loaded {
                 Ok(contents) => contents.damage.is_some(),
                 Err(SegmentError::Damaged { .. }) => true,
+                // A file of sled's that comes and goes, unless all of it is gone.
+                Err(SegmentError::Io { source, .. }) => source.kind() == io::ErrorKind::NotFound && path.exists(),
                 Err(_) => false,
             };
             if !self.live || !doubtful {
