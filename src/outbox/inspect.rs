@@ -72,14 +72,14 @@ impl Inspection {
     /// Looks at the outbox of `data_dir`, with copies of segments below `work_dir`.
     pub(crate) fn open(data_dir: &Path, work_dir: Option<&Path>) -> Result<Self, InspectError> {
         let running = running(data_dir)?;
-        Self::open_as(data_dir, work_dir, running)
+        Self::open_as(data_dir, work_dir, running.as_deref())
     }
 
     /// The same where it is known whether a gateway runs.
     pub(super) fn open_as(
         data_dir: &Path,
         work_dir: Option<&Path>,
-        running: Option<String>,
+        running: Option<&str>,
     ) -> Result<Self, InspectError> {
         let directory = data_dir.join("outbox");
         match fs::metadata(&directory) {
@@ -90,8 +90,19 @@ impl Inspection {
             }
             Err(source) => return Err(InspectError::Io { path: directory, source }),
         }
-        let copies = Copies::new(&directory, work_dir, running.is_some())?;
-        quietly(|| Self::read(directory, copies, running))
+        let mut live = running.is_some();
+        loop {
+            let copies = Copies::new(&directory, work_dir, running.is_some())?;
+            match quietly(|| Self::read(directory.clone(), copies, running.map(str::to_owned))) {
+                // The newest segment has changed its name between the manifest and the copy.
+                Err(InspectError::Open(OpenError::Segment(SegmentError::Io { source, .. })))
+                    if live && source.kind() == io::ErrorKind::NotFound =>
+                {
+                    live = false;
+                }
+                done => return done,
+            }
+        }
     }
 
     fn read(directory: PathBuf, copies: Copies, running: Option<String>) -> Result<Self, InspectError> {

@@ -141,13 +141,13 @@ impl Rebuilt {
         let mut kept = Vec::new();
         for (mut entry, held) in std::mem::take(&mut self.manifest.segments).into_iter().zip(held).rev() {
             let had = entry.lanes;
-            for lane in 0..Lane::ALL.len() {
+            for (lane, held) in held.iter().enumerate() {
                 let Some(range) = entry.lanes[lane] else { continue };
                 let of_later = later.entry((entry.run.clone(), lane)).or_default();
                 let rest = without_repeated(range, of_later);
                 self.repeated_records += range.count() - rest.map_or(0, Range::count);
                 entry.lanes[lane] = rest;
-                of_later.extend_from_slice(&held[lane]);
+                of_later.extend_from_slice(held);
             }
             let last = entry.lanes[Lane::Raw.index()].map_or(0, |range| range.last);
             entry.declares.retain(|(seq, _)| *seq <= last);

@@ -24,6 +24,9 @@ pub(crate) struct Settled {
     /// What had been delivered before it was asked for again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) again: Vec<Mark>,
+    /// What was given up: it counts as delivered, and is not delivered again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) given_up: Vec<Mark>,
 }
 
 /// Numbers of one lane: all below one, and single ones above it.
@@ -50,23 +53,39 @@ impl Mark {
     }
 }
 
+/// The numbers of lanes as they stand in the manifest.
+pub(crate) fn marks(progress: &[Option<Progress>; 3]) -> Vec<Mark> {
+    let lanes = Lane::ALL.into_iter().zip(progress);
+    lanes.filter_map(|(lane, progress)| Some(Mark::new(lane, progress.as_ref()?))).collect()
+}
+
+fn find(entry: &Entry, marks: &[Mark], lane: Lane) -> Option<Progress> {
+    let first = entry.lanes[lane.index()]?.first;
+    marks.iter().find(|mark| mark.lane == lane.index_byte()).map(|mark| mark.progress(first))
+}
+
+/// What of a segment an operator has given up; for a lane of which nothing was, nothing yet.
+pub(crate) fn given_up(entry: &Entry) -> [Option<Progress>; 3] {
+    let marks = entry.settled.as_ref().map_or(&[][..], |settled| &settled.given_up);
+    Lane::ALL.map(|lane| {
+        let range = entry.lanes[lane.index()]?;
+        Some(find(entry, marks, lane).unwrap_or_else(|| Progress::new(range.first)))
+    })
+}
+
 /// How far a segment is delivered as far as the manifest knows, and what of it is delivered again.
 pub(crate) fn of_entry(entry: &Entry) -> ([Option<Progress>; 3], [Option<Progress>; 3]) {
-    let find = |marks: &[Mark], lane: Lane| {
-        let first = entry.lanes[lane.index()]?.first;
-        marks.iter().find(|mark| mark.lane == lane.index_byte()).map(|mark| mark.progress(first))
-    };
     let progress = Lane::ALL.map(|lane| {
         let range = entry.lanes[lane.index()]?;
         let whole = Mark { lane: lane.index_byte(), next: range.last + 1, above: String::new() };
         let known = match (&entry.delivered, &entry.settled) {
             (Some(_), _) => Some(whole.progress(range.first)),
-            (None, Some(settled)) => find(&settled.cursor, lane),
+            (None, Some(settled)) => find(entry, &settled.cursor, lane),
             (None, None) => None,
         };
         Some(known.unwrap_or_else(|| Progress::new(range.first)))
     });
-    let again = Lane::ALL.map(|lane| find(&entry.settled.as_ref()?.again, lane));
+    let again = Lane::ALL.map(|lane| find(entry, &entry.settled.as_ref()?.again, lane));
     (progress, again)
 }
 

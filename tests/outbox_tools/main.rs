@@ -1,7 +1,7 @@
 //! `tidegate outbox`: the built binary on real outboxes, stopped, running, damaged, cloned.
 
 // Clippy takes only functions marked `#[test]` for tests.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod rig;
 mod writing;
@@ -201,6 +201,35 @@ fn a_flipped_bit_is_named_and_the_rest_is_exported() {
     std::fs::remove_dir_all(rig.outbox_dir().join(format!("{victim:016}"))).unwrap();
     let answer = rig.tool(&["verify"]);
     assert!(answer.code == 1 && answer.out.contains("its directory is missing"), "{answer:?}");
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_read() {
+    let mut rig = Rig::new();
+    let (outbox, closer) = rig.open();
+    rig.store(&outbox, 500);
+    closer.close().unwrap();
+    let mounted = rig.beside("mounted");
+    std::fs::create_dir(&mounted).unwrap();
+    // In a mount namespace of its own, so nothing stays behind.
+    let script =
+        "mount --bind \"$1\" \"$2\" && mount -o remount,bind,ro \"$2\" && ! touch \"$2/x\" 2>/dev/null || exit 77
+        for action in status list verify export; do \"$3\" outbox $action --data-dir \"$2\" || exit 1; done";
+    let data_dir = rig.data_dir();
+    let output = Command::new("unshare")
+        .args(["--mount", "--map-root-user", "sh", "-c", script, "sh"])
+        .args([data_dir.as_os_str(), mounted.as_os_str()])
+        .arg(env!("CARGO_BIN_EXE_tidegate"))
+        .output();
+    let Ok(output) = output else { return };
+    let said = String::from_utf8_lossy(&output.stdout);
+    if output.status.code() == Some(77) || String::from_utf8_lossy(&output.stderr).contains("unshare:") {
+        println!("skipped: no read-only mount can be made here");
+        return;
+    }
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(said.lines().filter(|line| line.starts_with('{')).count(), 500, "{said}");
+    assert!(said.contains("500 records in"), "{said}");
 }
 
 #[test]

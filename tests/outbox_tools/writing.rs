@@ -1,8 +1,9 @@
 //! Replay and purge: what they change, seen through the next start.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tidegate::reading::Record;
+use tidegate::reading::{Record, Value};
 
 use super::rig::{Rig, deliver, drain, undelivered, wait_backlog, wait_durable};
 use tidegate::outbox::Lane;
@@ -192,5 +193,94 @@ fn all_of_it_can_be_given_up_and_what_was_set_aside_too() {
     let counts: Vec<u64> =
         others.iter().filter_map(|record| if let Record::Gap(gap) = record { Some(gap.count) } else { None }).collect();
     assert_eq!(counts, [2_000], "one gap: {others:?}");
+    closer.close().unwrap();
+}
+
+/// Stores, delivers, stops, replays and purges at random: each record is delivered, or given up and declared, and what
+/// was ordered again comes again.
+#[test]
+fn whatever_is_ordered_no_record_is_forgotten() {
+    let seed = std::env::var("TIDEGATE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(fastrand::u64(..));
+    println!("seed: TIDEGATE_SEED={seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut rig = Rig::new();
+    rig.settings.keep_delivered = Duration::from_secs(3_600);
+    let mut stored = 0_i64;
+    let mut delivered: BTreeMap<i64, u32> = BTreeMap::new();
+    let mut wanted: BTreeMap<i64, u32> = BTreeMap::new();
+    let mut purged: BTreeSet<i64> = BTreeSet::new();
+    let mut declared = 0;
+    for round in 0..12 {
+        let (outbox, closer) = rig.open();
+        let count = random.usize(50..800);
+        rig.store(&outbox, count);
+        wanted.extend((stored..stored + count as i64).map(|n| (n, 1)));
+        stored += count as i64;
+        // The last round delivers all.
+        let share = if round == 11 { 100 } else { random.usize(0..=100) };
+        let all = drain(&mut outbox.reader());
+        for chunk in &all {
+            let mut seqs = Vec::new();
+            for (at, record) in chunk.batch.records.iter().enumerate() {
+                if chunk.is_delivered(at) || random.usize(0..100) >= share {
+                    continue;
+                }
+                seqs.push(chunk.first_seq + at as u64);
+                match record {
+                    Record::Reading(reading) => {
+                        let Value::Number(n) = chunk.batch.fields_of(reading)[0].value else { panic!("a number") };
+                        let times = delivered.entry(n as i64).or_default();
+                        assert_eq!(chunk.is_replayed(at), *times > 0, "record {n} in round {round}");
+                        *times += 1;
+                    }
+                    Record::Gap(gap) => declared += gap.count,
+                    _ => {}
+                }
+            }
+            outbox.delivered(chunk.segment, chunk.lane, &seqs);
+        }
+        drop(all);
+        closer.close().unwrap();
+        if round == 11 {
+            break;
+        }
+        // Record n was received n seconds after noon.
+        let time = |n: i64| {
+            let at = 12 * 3_600 + n;
+            format!("2026-05-04T{:02}:{:02}:{:02}Z", at / 3_600, at / 60 % 60, at % 60)
+        };
+        let (from, device) = (random.i64(0..stored), random.i64(0..4));
+        let pattern = format!("d{device}");
+        if random.bool() {
+            let answer = rig.json(&["replay", "--from", &time(from), "--device", &pattern, "--yes"]);
+            let again: Vec<i64> =
+                (from..stored).filter(|n| n % 4 == device && delivered.get(n) == wanted.get(n)).collect();
+            let again: Vec<i64> =
+                again.into_iter().filter(|n| delivered.contains_key(n) && !purged.contains(n)).collect();
+            assert_eq!(answer["raw"], again.len(), "round {round}: {answer:#}");
+            again.iter().for_each(|n| *wanted.get_mut(n).unwrap() += 1);
+        } else if random.bool() {
+            let to = (from + 200).min(stored);
+            let (start, end) = (time(from), time(to));
+            let answer = rig.json(&["purge", "--from", &start, "--to", &end, "--device", &pattern, "--yes"]);
+            let gone: Vec<i64> = (from..to).filter(|n| n % 4 == device && delivered.get(n) != wanted.get(n)).collect();
+            assert_eq!(answer["raw"], gone.len(), "round {round}: {answer:#}");
+            for n in gone {
+                purged.insert(n);
+                let times = delivered.get(&n).copied().unwrap_or(0);
+                wanted.insert(n, times);
+                if times == 0 {
+                    wanted.remove(&n);
+                }
+            }
+        }
+    }
+    assert_eq!(delivered, wanted);
+    // Gaps that were stored in the last round wait.
+    let (outbox, closer) = rig.open();
+    let (numbers, others) = undelivered(&drain(&mut outbox.reader()));
+    assert_eq!(numbers, [0; 0]);
+    declared += others.iter().map(|record| if let Record::Gap(gap) = record { gap.count } else { 0 }).sum::<u64>();
+    assert!(declared >= purged.len() as u64, "{declared} declared, {} purged", purged.len());
     closer.close().unwrap();
 }

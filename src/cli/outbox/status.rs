@@ -86,9 +86,9 @@ pub(super) fn status(place: &Place) -> Result<ExitCode, Failure> {
     let inspection = place.inspect()?;
     let status = gather(&inspection);
     if place.json {
-        print_json(&status)?
+        print_json(&status)?;
     } else {
-        print(&text(&inspection, &status))?
+        print(&text(&inspection, &status))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,7 @@ use super::super::inspect::{Piece, pieces};
 use super::super::manifest::Declared;
 use super::super::progress::Progress;
 use super::super::record::Names;
-use super::super::settled::{Mark, Settled};
+use super::super::settled::{self, Settled, marks};
 use super::super::state::SegmentState;
 use super::super::{Lane, recovery, segment::Contents};
 use super::{Edit, EditError, Filter};
@@ -16,12 +16,19 @@ use super::{Edit, EditError, Filter};
 /// So many gaps go into the manifest one by one; of more those of one stream become one.
 const GAPS_MAX: usize = 400;
 
+/// What is settled of a segment, and what of it was given up.
+#[derive(Debug)]
+struct Order {
+    settled: [Option<Progress>; 3],
+    given_up: [Option<Progress>; 3],
+}
+
 /// What a purge would do.
 #[derive(Debug, Default)]
 pub(crate) struct PurgePlan {
     since: u64,
     /// By segment, what is given up: numbers to settle.
-    orders: Vec<(u64, [Option<Progress>; 3])>,
+    orders: Vec<(u64, Order)>,
     gaps: Vec<Declared>,
     /// Declarations among what is given up: they are made again.
     repeated: Vec<Declared>,
@@ -94,12 +101,11 @@ impl Edit {
     /// Carries it out.
     pub(crate) fn purge(&self, plan: &PurgePlan) -> Result<(), EditError> {
         let mut manifest = self.inspection.stored.clone();
-        for (number, settled) in &plan.orders {
+        for (number, order) in &plan.orders {
             if let Some(entry) = manifest.segments.iter_mut().find(|entry| entry.number == *number) {
-                let marks = Lane::ALL.into_iter().zip(settled);
-                let cursor = marks.filter_map(|(lane, progress)| Some(Mark::new(lane, progress.as_ref()?))).collect();
                 let again = entry.settled.take().map(|before| before.again).unwrap_or_default();
-                entry.settled = Some(Settled { since: plan.since, cursor, again });
+                let (cursor, given_up) = (marks(&order.settled), marks(&order.given_up));
+                entry.settled = Some(Settled { since: plan.since, cursor, again, given_up });
             }
         }
         let removed: Vec<_> = manifest.segments.extract_if(.., |entry| plan.remove.contains(&entry.number)).collect();
@@ -128,7 +134,7 @@ impl Edit {
 impl PurgePlan {
     /// Settles what of a segment is given up; gives how many records that are.
     fn give_up(&mut self, segment: &SegmentState, contents: Option<&Contents>, filter: &Filter) -> u64 {
-        let mut settled = segment.progress.clone();
+        let (mut settled, mut given_up) = (segment.progress.clone(), settled::given_up(&segment.entry));
         let mut taken: [Vec<u64>; 3] = Default::default();
         match contents {
             // By lane alone: nothing needs to be read.
@@ -154,7 +160,7 @@ impl PurgePlan {
         let mut total = 0;
         for (lane, numbers) in Lane::ALL.into_iter().zip(&taken) {
             let (Some(&from), Some(&to)) = (numbers.first(), numbers.last()) else { continue };
-            if let Some(progress) = &mut settled[lane.index()] {
+            for progress in [&mut settled[lane.index()], &mut given_up[lane.index()]].into_iter().flatten() {
                 for &number in numbers {
                     progress.deliver(number);
                 }
@@ -170,7 +176,7 @@ impl PurgePlan {
             self.gaps.push(Declared::Gap { stream, from, to, count, cause });
         }
         if total > 0 {
-            self.orders.push((segment.entry.number, settled));
+            self.orders.push((segment.entry.number, Order { settled, given_up }));
         }
         total
     }

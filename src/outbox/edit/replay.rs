@@ -3,7 +3,7 @@
 use super::super::inspect::{Piece, pieces};
 use super::super::progress::Progress;
 use super::super::record::Names;
-use super::super::settled::{Mark, Settled};
+use super::super::settled::{self, Settled, marks};
 use super::super::state::SegmentState;
 use super::super::{Lane, segment::Contents};
 use super::{Edit, EditError, Filter};
@@ -82,6 +82,7 @@ impl ReplayPlan {
         let ranges = segment.entry.lanes;
         // What stays delivered, and what had been delivered before: an earlier order may not be carried out yet.
         let mut again = ranges.map(|range| range.map(|range| Progress::new(range.first)));
+        let given_up = settled::given_up(&segment.entry);
         let mut wanted = 0;
         let mut names = Names::default();
         for piece in pieces(&segment.entry, contents, &mut names) {
@@ -90,7 +91,9 @@ impl ReplayPlan {
                     for (number, record) in (first..).zip(&batch.records) {
                         let is_delivered = segment.is_delivered(lane, number);
                         let was_asked_for = !is_delivered && segment.was_delivered(lane, number);
-                        let is_wanted = is_delivered && filter.takes_lane(lane) && filter.takes(record);
+                        let is_gone =
+                            given_up[lane.index()].as_ref().is_some_and(|given_up| given_up.is_delivered(number));
+                        let is_wanted = is_delivered && !is_gone && filter.takes_lane(lane) && filter.takes(record);
                         if (is_wanted || was_asked_for)
                             && let Some(again) = &mut again[lane.index()]
                         {
@@ -112,10 +115,6 @@ impl ReplayPlan {
             }
         }
         (wanted > 0).then(|| {
-            let marks = |progress: &[Option<Progress>; 3]| {
-                let lanes = Lane::ALL.into_iter().zip(progress);
-                lanes.filter_map(|(lane, progress)| Some(Mark::new(lane, progress.as_ref()?))).collect::<Vec<_>>()
-            };
             let stays = Lane::ALL.map(|lane| {
                 let range = ranges[lane.index()]?;
                 let mut stays = Progress::new(range.first);
@@ -127,7 +126,8 @@ impl ReplayPlan {
                 }
                 Some(stays)
             });
-            Settled { since, cursor: marks(&stays), again: marks(&again) }
+            let given_up = segment.entry.settled.as_ref().map(|order| order.given_up.clone()).unwrap_or_default();
+            Settled { since, cursor: marks(&stays), again: marks(&again), given_up }
         })
     }
 }

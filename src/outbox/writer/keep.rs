@@ -5,6 +5,7 @@
 //! in the manifest and no longer in the cursor, which would grow with the number of kept segments. A segment that is
 //! damaged, or holds no records, is not kept.
 
+use super::super::settled::Settled;
 use super::*;
 
 impl Writer {
@@ -34,7 +35,9 @@ impl Writer {
         }
         let note = |entry: &mut Entry| {
             if news.contains(&entry.number) {
-                (entry.delivered, entry.settled) = (Some(now_ms), None);
+                entry.delivered = Some(now_ms);
+                let order = entry.settled.take().filter(|order| !order.given_up.is_empty());
+                entry.settled = order.map(|order| Settled { given_up: order.given_up, ..Settled::default() });
             }
         };
         let mut manifest = self.current_manifest(&state);
