@@ -136,7 +136,7 @@ impl Inspection {
         let holds_loss = found.damaged.iter().copied().chain(found.lost.iter().map(|(number, ..)| *number));
         for number in holds_loss {
             if let Some(segment) = segments.get_mut(&number) {
-                segment.damaged = true;
+                segment.entry.damaged = true;
             }
         }
         let journal_from = checkpoint::read(&directory).ok().flatten().map(|checkpoint| checkpoint.segment);

@@ -32,11 +32,13 @@ mod reader;
 mod rebuild;
 pub(crate) mod record;
 mod recovery;
+mod rewrite;
 pub(crate) mod segment;
 mod settled;
 pub(crate) mod state;
 #[cfg(test)]
 mod tests;
+mod thin;
 mod writer;
 
 use std::path::PathBuf;

@@ -12,6 +12,7 @@ use tracing::{error, warn};
 
 use super::chunk::Extras;
 use super::manifest::{Entry, Manifest, Range, Witness};
+use super::progress::Progress;
 use super::reader::whole;
 use super::recovery::{self, OpenError};
 use super::segment::{self, Contents, Key, SegmentError};
@@ -113,6 +114,7 @@ pub(crate) fn rebuild(
             let lost: u64 = Lane::ALL
                 .into_iter()
                 .filter_map(|lane| Some((lane, entry.lanes[lane.index()]?)))
+                .filter(|_| name.1 == 0)
                 .flat_map(|(lane, range)| missing_in(&whole, lane, range))
                 .map(Range::count)
                 .sum();
@@ -143,6 +145,10 @@ impl Rebuilt {
             let had = entry.lanes;
             for (lane, held) in held.iter().enumerate() {
                 let Some(range) = entry.lanes[lane] else { continue };
+                // The numbers of what stands for thinned readings are its own.
+                if entry.thinned && lane == Lane::Raw.index() {
+                    continue;
+                }
                 let of_later = later.entry((entry.run.clone(), lane)).or_default();
                 let rest = without_repeated(range, of_later);
                 self.repeated_records += range.count() - rest.map_or(0, Range::count);
@@ -175,25 +181,30 @@ impl Rebuilt {
 fn entry(directory: &Path, (number, generation): Name, contents: &Contents, whole: &[(Key, usize)]) -> Entry {
     let bytes = segment::disk_bytes(&recovery::segment_path(directory, number, generation));
     let run = contents.run.clone().unwrap_or_else(|| format!("unknown{number}"));
-    Entry { number, generation, run, bytes, ..entry_of(contents, whole) }
+    let mut entry = Entry { number, generation, run, bytes, ..entry_of(contents, whole) };
+    if generation > 0 {
+        entry.thinned = recovery::is_thinned(contents);
+        // What is not there was delivered when it was rewritten.
+        for lane in Lane::ALL {
+            let Some(range) = entry.lanes[lane.index()] else { continue };
+            let mut progress = Progress::new(range.first);
+            for gone in missing_in(whole, lane, range) {
+                for number in gone.first..=gone.last {
+                    progress.deliver(number);
+                }
+            }
+            entry.cursor.push(progress.entry(number, generation, lane.index_byte()));
+        }
+    }
+    entry
 }
 
 /// What a segment holds by its own account.
 pub(crate) fn entry_of(contents: &Contents, whole: &[(Key, usize)]) -> Entry {
-    Entry {
-        number: 0,
-        generation: 0,
-        run: contents.run.clone().unwrap_or_default(),
-        lanes: recovery::ranges(whole),
-        starts: [0; 3],
-        oldest_ms: recovery::oldest(contents),
-        bytes: 0,
-        sealed: true,
-        commits: None,
-        declares: recovery::declares(contents),
-        delivered: None,
-        settled: None,
-    }
+    let run = contents.run.clone().unwrap_or_default();
+    let mut entry = Entry { run, lanes: recovery::ranges(whole), sealed: true, ..Entry::default() };
+    recovery::describe(&mut entry, contents);
+    entry
 }
 
 /// The lane's numbers without a hole.

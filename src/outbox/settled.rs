@@ -42,14 +42,14 @@ pub(crate) struct Mark {
 impl Mark {
     /// The numbers that `progress` has.
     pub(crate) fn new(lane: Lane, progress: &Progress) -> Self {
-        let CursorEntry { lane, next, above, .. } = progress.entry(0, lane.index_byte());
+        let CursorEntry { lane, next, above, .. } = progress.entry(0, 0, lane.index_byte());
         Self { lane, next, above: STANDARD_NO_PAD.encode(above) }
     }
 
     /// The same for a lane that begins with `first`. What cannot be read counts as not delivered.
     fn progress(&self, first: u64) -> Progress {
         let above = STANDARD_NO_PAD.decode(&self.above).unwrap_or_default();
-        Progress::from_entry(first, &CursorEntry { segment: 0, lane: self.lane, next: self.next, above })
+        Progress::from_entry(first, &CursorEntry { segment: 0, generation: 0, lane: self.lane, next: self.next, above })
     }
 }
 

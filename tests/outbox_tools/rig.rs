@@ -103,6 +103,7 @@ impl Rig {
                 window: "w".into(),
                 start_ms,
                 end_ms: start_ms + 60_000,
+                origin: tidegate::reading::Origin::Window,
                 revision: 1,
                 count: 1,
                 sum: Some(1.0),

@@ -123,7 +123,10 @@ fn gather(inspection: &Inspection) -> Status {
         oldest_waiting: waits.filter_map(|segment| segment.entry.oldest_ms).min().map(rfc3339),
         kept_segments: kept.clone().count(),
         newest_delivered: kept.filter_map(|segment| segment.entry.delivered).max().map(rfc3339),
-        damaged_segments: segments().filter(|segment| segment.damaged).map(|segment| segment.entry.number).collect(),
+        damaged_segments: segments()
+            .filter(|segment| segment.entry.damaged)
+            .map(|segment| segment.entry.number)
+            .collect(),
         lost: inspection.lost.iter().map(|(_, _, range)| range.count()).sum(),
         not_yet_read: inspection.not_yet_read,
         declared: manifest.declared.iter().map(declared).collect(),
@@ -142,7 +145,7 @@ fn short(machine: &str) -> String {
 
 fn declared(declared: &Declared) -> DeclaredRow {
     match declared {
-        Declared::Gap { stream, from, to, count, cause } => DeclaredRow {
+        Declared::Gap { stream, from, to, count, cause, .. } => DeclaredRow {
             stream: stream.clone(),
             kind: "gap",
             from: Some(*from),
@@ -329,6 +332,6 @@ fn row(segment: &SegmentState, closed: bool) -> SegmentRow {
         oldest: entry.oldest_ms.map(rfc3339),
         closed,
         delivered: entry.delivered.map(rfc3339),
-        damaged: segment.damaged,
+        damaged: segment.entry.damaged,
     }
 }

@@ -173,7 +173,7 @@ impl PurgePlan {
             self.records[lane.index()] += count;
             total += numbers.len() as u64;
             let (stream, cause) = (segment.streams[lane.index()].to_string(), "purged".to_owned());
-            self.gaps.push(Declared::Gap { stream, from, to, count, cause });
+            self.gaps.push(Declared::Gap { stream, from, to, count, cause, replaced_by: None });
         }
         if total > 0 {
             self.orders.push((segment.entry.number, Order { settled, given_up }));

@@ -7,7 +7,7 @@ use super::super::chunk::{self, Extras};
 use super::super::manifest::{Entry, Range};
 use super::super::record::{self, Names};
 use super::super::segment::{Contents, Key};
-use super::super::state::missing_in;
+use super::super::state::{SegmentState, missing_in};
 use super::super::{Lane, reader};
 use crate::reading::Batch;
 
@@ -103,10 +103,13 @@ fn note_damage(value: &[u8]) -> Option<String> {
 /// Numbers that no chunk holds, whole or damaged.
 fn missing(entry: &Entry, contents: &Contents, groups: &[&[(Key, Vec<u8>)]]) -> Vec<Damaged> {
     let whole = super::quietly(|| reader::whole(contents));
+    // What was rewritten has left out what was delivered.
+    let known = SegmentState::new(entry.clone());
     let mut found = Vec::new();
     for lane in Lane::ALL {
         let Some(range) = entry.lanes[lane.index()] else { continue };
-        for gap in missing_in(&whole, lane, range) {
+        let waits = |gap: &Range| (gap.first..=gap.last).any(|number| !known.is_delivered(lane, number));
+        for gap in missing_in(&whole, lane, range).into_iter().filter(|gap| entry.generation == 0 || waits(gap)) {
             // A damaged chunk is named by itself.
             let is_there =
                 |number: u64| groups.iter().any(|group| group[0].0.lane == Some(lane) && group[0].0.number == number);

@@ -5,16 +5,39 @@
 //! in the manifest and no longer in the cursor, which would grow with the number of kept segments. A segment that is
 //! damaged, or holds no records, is not kept.
 
-use super::super::settled::Settled;
 use super::*;
+use crate::outbox::settled::Settled;
 
 impl Writer {
-    /// A closed segment that is to be deleted now: all of it is delivered, and it is kept no longer.
-    pub(super) fn to_release(&self, shared: &Shared, state: &State) -> Option<u64> {
-        let mut old = state.segments.range(..self.needed_from(state));
+    /// The closed segments that are to be deleted now: all of them is delivered, and they are kept no longer. They are
+    /// `leaving` from then on.
+    pub(super) fn to_release(&self, shared: &Shared) -> Vec<u64> {
+        let mut state = shared.lock();
+        let needed_from = self.needed_from(&state);
         let now_ms = clock::wall_ms();
-        old.find(|(_, segment)| segment.missing() == 0 && remains_ms(shared, segment, now_ms).is_none())
-            .map(|(number, _)| *number)
+        let old = state.segments.range_mut(..needed_from);
+        let done = old.filter(|(_, old)| old.missing() == 0 && remains_ms(shared, old, now_ms).is_none());
+        done.map(|(number, segment)| {
+            segment.leaving = true;
+            *number
+        })
+        .collect()
+    }
+
+    /// Deletes the oldest segment that is kept, because room is needed; whether there was one.
+    pub(super) fn release_kept(&mut self, shared: &Shared) -> Result<bool, CommitError> {
+        let oldest = {
+            let mut state = shared.lock();
+            let needed_from = self.needed_from(&state);
+            let mut old = state.segments.range_mut(..needed_from);
+            old.find(|(_, segment)| segment.missing() == 0).map(|(number, segment)| {
+                segment.leaving = true;
+                *number
+            })
+        };
+        let Some(oldest) = oldest else { return Ok(false) };
+        self.replace(shared, &[oldest], None, &[])?;
+        Ok(true)
     }
 
     /// Notes in the manifest which segments are kept though they are delivered, and when the first of them is to go.
@@ -49,16 +72,25 @@ impl Writer {
         Ok(())
     }
 
-    /// Whether one more segment fits below the bound once all that is delivered is gone.
-    pub(super) fn has_room_without_kept(&self, shared: &Shared, state: &State) -> bool {
-        has_room(state, shared) || state.segments.range(..self.needed_from(state)).any(|(_, old)| old.missing() == 0)
+    /// Whether one more segment fits below the bounds, once something that is delivered is gone.
+    pub(super) fn has_room_without_kept(&self, shared: &Shared) -> bool {
+        has_room(shared) || {
+            let state = shared.lock();
+            state.segments.range(..self.needed_from(&state)).any(|(_, segment)| segment.missing() == 0)
+        }
     }
+}
+
+/// Bytes of segments that are only kept: they go before anything is given up for room.
+pub(super) fn kept_bytes(state: &State) -> u64 {
+    let kept = state.segments.values().filter(|segment| segment.entry.delivered.is_some());
+    kept.map(|segment| segment.entry.bytes).sum()
 }
 
 /// For how long a segment of which everything is delivered is still kept; `None` where it may go.
 fn remains_ms(shared: &Shared, segment: &SegmentState, now_ms: i64) -> Option<u64> {
     let keep_ms = u64::try_from(shared.settings.keep_delivered.as_millis()).unwrap_or(u64::MAX);
-    if segment.damaged || segment.entry.lanes == [None; 3] {
+    if segment.entry.damaged || segment.entry.lanes == [None; 3] {
         return None;
     }
     // A clock that was set back makes it stay longer: it is delivered, and the first to go where room is needed.
