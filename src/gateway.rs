@@ -204,11 +204,16 @@ async fn pass_time(pipeline: Pipeline) {
     }
 }
 
+/// Identifies this machine (machine-id(5)); empty where it has no such id.
+pub(crate) fn machine_id() -> String {
+    std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned()
+}
+
 async fn open_outbox(config: &Config, counters: &Counters) -> Result<(Outbox, Closer, Left), RunError> {
     let options = Options {
         data_dir: config.gateway.data_dir.clone(),
         receipts_max: config.mqtt.iter().map(|mqtt| mqtt.in_flight_max).fold(Receipt::KEPT_MIN, u16::max).into(),
-        machine: std::fs::read_to_string("/etc/machine-id").unwrap_or_default().trim().to_owned(),
+        machine: machine_id(),
     };
     let (settings, counters) = (config.outbox.clone(), counters.clone());
     let opened = tokio::task::spawn_blocking(move || Outbox::open(&settings, &options, &counters)).await;

@@ -53,6 +53,7 @@ impl Bed {
         let settings = config::Outbox {
             size_max: self.size_max,
             when_full: config::WhenFull::DropOldest,
+            keep_delivered: Duration::ZERO,
             ladder: config::Ladder { min_free: Some(0), ..config::Ladder::default() },
             commit_interval: Duration::from_millis(1),
             commit_bytes: 64 * 1024,

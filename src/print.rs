@@ -129,47 +129,50 @@ impl Columns {
     /// Appends a line for each record of a lane to `out`.
     pub(crate) fn write(&mut self, batch: &Batch, lane: Lane, out: &mut Vec<u8>) {
         let mut text = String::new();
-        for record in &batch.records {
-            // Writing to a string cannot fail.
-            let _ = match record {
-                Record::Reading(reading) => {
-                    self.widen(&reading.device);
-                    let width = self.device_width;
-                    let _ = write!(text, "{}  {:width$} ", time_of_day(reading.time_ms), reading.device);
-                    for field in batch.fields_of(reading) {
-                        text.push_str("  ");
-                        write_field(&mut text, field);
-                    }
-                    if let Some(mark) = reading.mark.as_str() {
-                        let _ = write!(text, "  ({mark})");
-                    }
-                    match &reading.alarm {
-                        Some(rule) => writeln!(text, "  (ALARM {rule})"),
-                        None => writeln!(text),
-                    }
-                }
-                Record::State(state) => {
-                    let (time, width) = (time_of_day(state.received.wall_ms), self.device_width);
-                    writeln!(
-                        text,
-                        "{time}  {:width$}   is {}",
-                        state.device,
-                        if state.online { "online" } else { "offline" }
-                    )
-                }
-                Record::DeadLetter(letter) => {
-                    let time = time_of_day(letter.received.wall_ms);
-                    writeln!(text, "{time}  {}: refused ({}): {}", letter.origin, letter.reason.as_str(), letter.detail)
-                }
-                Record::Aggregate(aggregate) => {
-                    self.widen(&aggregate.device);
-                    let _ = self.aggregate(&mut text, aggregate);
-                    if lane == Lane::Alarm { writeln!(text, "  (ALARM {})", aggregate.window) } else { writeln!(text) }
-                }
-                Record::Gap(_) | Record::StreamEnd(_) => Ok(()),
-            };
-        }
+        batch.records.iter().for_each(|record| self.record(batch, lane, record, &mut text));
         out.extend_from_slice(text.as_bytes());
+    }
+
+    /// Appends a line for a record of that batch; nothing for what only declares.
+    pub(crate) fn record(&mut self, batch: &Batch, lane: Lane, record: &Record, text: &mut String) {
+        // Writing to a string cannot fail.
+        let _ = match record {
+            Record::Reading(reading) => {
+                self.widen(&reading.device);
+                let width = self.device_width;
+                let _ = write!(text, "{}  {:width$} ", time_of_day(reading.time_ms), reading.device);
+                for field in batch.fields_of(reading) {
+                    text.push_str("  ");
+                    write_field(text, field);
+                }
+                if let Some(mark) = reading.mark.as_str() {
+                    let _ = write!(text, "  ({mark})");
+                }
+                match &reading.alarm {
+                    Some(rule) => writeln!(text, "  (ALARM {rule})"),
+                    None => writeln!(text),
+                }
+            }
+            Record::State(state) => {
+                let (time, width) = (time_of_day(state.received.wall_ms), self.device_width);
+                writeln!(
+                    text,
+                    "{time}  {:width$}   is {}",
+                    state.device,
+                    if state.online { "online" } else { "offline" }
+                )
+            }
+            Record::DeadLetter(letter) => {
+                let time = time_of_day(letter.received.wall_ms);
+                writeln!(text, "{time}  {}: refused ({}): {}", letter.origin, letter.reason.as_str(), letter.detail)
+            }
+            Record::Aggregate(aggregate) => {
+                self.widen(&aggregate.device);
+                let _ = self.aggregate(text, aggregate);
+                if lane == Lane::Alarm { writeln!(text, "  (ALARM {})", aggregate.window) } else { writeln!(text) }
+            }
+            Record::Gap(_) | Record::StreamEnd(_) => Ok(()),
+        };
     }
 }
 

@@ -1,6 +1,7 @@
 //! The `tidegate` command: what it takes, and which part answers it.
 
 pub mod check;
+pub mod outbox;
 pub mod replay;
 pub mod run;
 pub mod status;
@@ -75,6 +76,13 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Look into the buffer on disk, deliver again, repair, give up: of a stopped gateway, and read only of a running one
+    Outbox {
+        #[command(flatten)]
+        place: outbox::Place,
+        #[command(subcommand)]
+        action: outbox::Action,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -115,6 +123,7 @@ pub fn main() -> ExitCode {
         Command::Replay { file, config, format, speed, close } => {
             replay::run(&file, &config.config, &replay::Options { format: format.map(Into::into), speed, close })
         }
+        Command::Outbox { place, action } => outbox::run(&place, action),
         Command::Status { config, data_dir, json } => status::run(&config.config, data_dir, json),
     }
 }

@@ -28,6 +28,7 @@ use crate::reading::Value;
 
 pub use errors::{Errors, Place, Problem, nearest};
 pub use loaded::{Loaded, Purpose};
+pub(crate) use units::parse_duration;
 
 /// A whole configuration.
 #[derive(Clone, Debug)]
@@ -414,6 +415,8 @@ pub struct Outbox {
     pub when_full: WhenFull,
     /// The finer steps of that.
     pub ladder: Ladder,
+    /// Delivered segments are kept for so long, as far as there is room, so that they can be delivered again.
+    pub keep_delivered: Duration,
     /// A commit starts this long after the first record that waits for it.
     pub commit_interval: Duration,
     /// A commit starts early when this many bytes of encoded records wait.

@@ -333,6 +333,7 @@ fn outbox(page: &mut Page, outbox: &Outbox) {
     if let Some(bytes) = outbox.ladder.min_free {
         page.size("min_free", bytes);
     }
+    page.duration("keep_delivered", outbox.keep_delivered);
     page.head("outbox.advanced");
     page.duration("commit_interval", outbox.commit_interval);
     page.size("commit_bytes", outbox.commit_bytes as u64);

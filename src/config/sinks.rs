@@ -38,6 +38,7 @@ pub(super) fn outbox(section: &Section<'_>) -> Outbox {
     let size_max = section.size("max_size", SIZE_MIN..=16 * TIB).unwrap_or(GIB);
     let when_full = section.choice("when_full", &WHEN_FULL);
     let min_free = section.size("min_free", 0..=16 * TIB);
+    let keep_delivered = section.duration("keep_delivered", Duration::ZERO..=secs(3650 * 86_400));
     let advanced = section.section("advanced");
     let segment_default = SEGMENT_BYTES_DEFAULT.min(size_max / SEGMENTS_MIN).max(SEGMENT_BYTES_MIN);
     let segment_bytes = advanced.size("segment_size", SEGMENT_BYTES_MIN..=64 * MIB).unwrap_or(segment_default);
@@ -64,6 +65,7 @@ pub(super) fn outbox(section: &Section<'_>) -> Outbox {
         size_max,
         when_full: when_full.unwrap_or(WhenFull::DropOldest),
         ladder,
+        keep_delivered: keep_delivered.unwrap_or(Duration::ZERO),
         commit_interval: advanced.duration("commit_interval", ms(1)..=secs(60)).unwrap_or(ms(100)),
         commit_bytes,
         segment_bytes,

@@ -25,7 +25,7 @@ const SIZE_UNITS: [(&str, u64); 9] = [
 ];
 
 /// `"15m"`, `"100ms"`, `"1h30m"`: numbers with units, added up. Units: us, ms, s, m, h, d, w.
-pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut sum_us: u64 = 0;
     if rest == "0" {

@@ -16,11 +16,12 @@ use serde::{Deserialize, Serialize};
 use super::Lane;
 use super::chunk::CursorEntry;
 use super::segment::{DISK_STEP_BYTES, sync_directory};
+use super::settled::Settled;
 use crate::reading::{Batch, Gap, Record, Stamp, StreamEnd};
 
 const VERSION: u32 = 1;
 const NAME: &str = "MANIFEST";
-const WITNESS: &str = "WITNESS";
+pub(super) const WITNESS: &str = "WITNESS";
 /// Room for a drain on a disk that is full.
 const RESERVE: &str = "RESERVE";
 /// sled fills a segment's last step when it opens one that could not be closed in good order.
@@ -83,6 +84,12 @@ pub(crate) struct Entry {
     /// The declarations among its raw records, by number: if the segment is given up they are made again.
     #[serde(default)]
     pub(crate) declares: Vec<(u64, Declared)>,
+    /// When it was found to be delivered whole (wall clock, ms); it is kept so that it can be delivered again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) delivered: Option<i64>,
+    /// How far it counts as delivered by an operator's order, until a later cursor says more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) settled: Option<Settled>,
 }
 
 impl Entry {
@@ -195,6 +202,18 @@ pub(crate) struct Manifest {
     pub(crate) segments: Vec<Entry>,
     /// What no record says yet.
     pub(crate) declared: Vec<Declared>,
+    /// Where the directory was before, if it has found itself on another machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) moved: Option<Moved>,
+}
+
+/// A data directory was cloned, or put back from a backup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Moved {
+    /// The machine before.
+    pub(crate) from: String,
+    /// When that was noticed (wall clock, ms).
+    pub(crate) at_ms: i64,
 }
 
 /// Why there is no manifest.
@@ -221,6 +240,7 @@ impl Manifest {
             next: 1,
             segments: Vec::new(),
             declared: Vec::new(),
+            moved: None,
         }
     }
 

@@ -10,6 +10,8 @@
 //! - [`segment`]: one small sled database. [`manifest`]: which segments exist.
 //! - [`checkpoint`]: the rules' state, which the commits' journal carries on.
 //! - [`recovery`]: what was left by the run before. [`writer`]: the thread that commits, rolls, releases and evicts.
+//! - [`rebuild`]: a manifest from the segments. [`settled`]: what counts as delivered by an operator's order.
+//! - [`inspect`]: the same directory for a person, read only. [`edit`]: what a person may change in it.
 //! - [`reader`]: what waits, in order, for the uplink. [`progress`]: what of it is delivered.
 //!
 //! Invariants:
@@ -21,15 +23,19 @@
 
 mod checkpoint;
 mod chunk;
-mod manifest;
+pub(crate) mod edit;
+pub(crate) mod inspect;
+pub(crate) mod manifest;
 mod pending;
 mod progress;
 mod reader;
+mod rebuild;
 pub(crate) mod record;
 mod recovery;
 mod rewrite;
-mod segment;
-mod state;
+pub(crate) mod segment;
+mod settled;
+pub(crate) mod state;
 #[cfg(test)]
 mod tests;
 mod thin;
@@ -109,6 +115,8 @@ pub struct Stored {
     pub batch: Arc<Batch>,
     /// Indexes of the records that are delivered already.
     delivered: RoaringBitmap,
+    /// Indexes of the records that had been delivered before somebody asked for them again.
+    replayed: RoaringBitmap,
     /// Keeps the segment from being evicted while records of it are in flight.
     _pin: Option<Arc<()>>,
 }
@@ -117,7 +125,22 @@ impl Stored {
     /// Records of a stream, none of them delivered, that no segment holds: for trying out what comes after the outbox.
     #[must_use]
     pub fn detached(segment: u64, lane: Lane, stream: Name, first_seq: u64, batch: Arc<Batch>) -> Self {
-        Self { segment, lane, stream, first_seq, batch, delivered: RoaringBitmap::new(), _pin: None }
+        Self {
+            segment,
+            lane,
+            stream,
+            first_seq,
+            batch,
+            delivered: RoaringBitmap::new(),
+            replayed: RoaringBitmap::new(),
+            _pin: None,
+        }
+    }
+
+    /// Whether the record at `index` had been delivered once, and is delivered again because somebody asked for it.
+    #[must_use]
+    pub fn is_replayed(&self, index: usize) -> bool {
+        !self.replayed.is_empty() && u32::try_from(index).is_ok_and(|index| self.replayed.contains(index))
     }
 
     /// Whether the record at `index` had been delivered before (after a rewind or a restart): it is to be skipped.

@@ -10,15 +10,18 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tracing::{error, info, warn};
 
 use super::checkpoint::{self, Checkpoint, CheckpointError};
 use super::chunk::{self, CursorEntry, Cutter, Extras, JournalPart};
-use super::manifest::{Declared, Entry, Manifest, ManifestError, Range, Witness};
+use super::manifest::{Declared, Entry, Manifest, ManifestError, Moved, Range, Witness};
 use super::reader::whole;
+use super::rebuild::{Load, rebuild};
 use super::record::{self, Names};
 use super::segment::{self, Contents, SegmentError};
+use super::settled::Settled;
 use super::state::{SegmentState, Shared, State, missing_in, stream_name};
 use super::writer::Writer;
 use super::{Lane, Left, Options};
@@ -26,8 +29,10 @@ use crate::config;
 use crate::counters::{Count, Counters};
 use crate::reading::{Name, Receipt, Record};
 
-const LOCK: &str = ".lock";
-const QUARANTINE: &str = "quarantine";
+pub(super) const LOCK: &str = ".lock";
+pub(super) const QUARANTINE: &str = "quarantine";
+const LOCK_ATTEMPTS: u32 = 3;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the outbox could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -82,11 +87,11 @@ pub(crate) fn quarantine(directory: &Path, number: u64, generation: u32) -> io::
     fs::rename(segment_path(directory, number, generation), free.ok_or(io::ErrorKind::AlreadyExists)?)
 }
 
-fn make_directory(path: &Path) -> io::Result<()> {
+pub(super) fn make_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-fn random_name() -> Result<String, OpenError> {
+pub(super) fn random_name() -> Result<String, OpenError> {
     let mut bytes = [0_u8; 6];
     getrandom::fill(&mut bytes).map_err(OpenError::Random)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
@@ -105,17 +110,26 @@ pub(crate) fn open(
     remove_unnamed(&directory, &manifest);
     let checkpoint = read_checkpoint(&directory)?;
     let mut found = Found::default();
-    found.read(&directory, &mut manifest, checkpoint.as_ref().map(|checkpoint| checkpoint.segment))?;
+    let load = &mut |(number, generation)| segment::load(&segment_path(&directory, number, generation));
+    found.read(&directory, &mut manifest, checkpoint.as_ref().map(|checkpoint| checkpoint.segment), load)?;
     if manifest.machine != options.machine && !manifest.machine.is_empty() && !options.machine.is_empty() {
-        warn!("the data directory comes from another machine: MQTT sessions begin anew under a new client id");
+        warn!(
+            was = manifest.machine,
+            "the data directory comes from another machine: new streams begin, and MQTT sessions under a new client id"
+        );
+        manifest.moved = Some(Moved { from: manifest.machine.clone(), at_ms: crate::clock::wall_ms() });
         manifest.machine.clone_from(&options.machine);
         manifest.installation = random_name()?;
         found.receipts.clear();
         write_manifest(&manifest, &directory)?;
     }
+    if manifest.machine.is_empty() {
+        // It was made on a machine without an id: goes into the manifest with the next change.
+        manifest.machine.clone_from(&options.machine);
+    }
     let mut segments: BTreeMap<u64, SegmentState> =
         manifest.segments.iter().map(|entry| (entry.number, SegmentState::new(entry.clone()))).collect();
-    apply_cursor(&mut segments, &found.cursor);
+    apply_cursor(&mut segments, &found);
     settle_losses(&mut segments, &found, &mut manifest, counters);
     let run = random_name()?;
     if !manifest.clean {
@@ -150,7 +164,7 @@ pub(crate) fn open(
 }
 
 /// One gateway for each data directory. The lock goes with the process, however it ends.
-fn lock(data_dir: &Path) -> Result<File, OpenError> {
+pub(super) fn lock(data_dir: &Path) -> Result<File, OpenError> {
     let path = data_dir.join(LOCK);
     let error = |source| OpenError::Directory { path: path.clone(), source };
     let mut file = OpenOptions::new()
@@ -161,7 +175,16 @@ fn lock(data_dir: &Path) -> Result<File, OpenError> {
         .mode(0o600)
         .open(&path)
         .map_err(error)?;
-    match file.try_lock() {
+    let mut locked = file.try_lock();
+    for _ in 0..LOCK_ATTEMPTS {
+        if !matches!(locked, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        // Whoever asks whether a gateway runs holds it for a moment.
+        std::thread::sleep(LOCK_PAUSE);
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
             let process = fs::read_to_string(&path).unwrap_or_default().trim().to_owned();
@@ -181,14 +204,19 @@ fn read_manifest(directory: &Path, machine: &str) -> Result<Manifest, OpenError>
         Err(ManifestError::Damaged { reason, .. }) => Some(reason),
         Err(error) => return Err(OpenError::Manifest(error.to_string())),
     };
-    let numbers = segments_in(directory)?;
-    let mut manifest = Manifest::new(machine.to_owned(), random_name()?);
+    let found = segments_in(directory)?;
     if let Some(reason) = &reason {
         Manifest::set_aside(directory).map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
         error!("the outbox's manifest is damaged ({reason}): it is made anew from the segments");
     }
-    if !numbers.is_empty() {
-        rebuild(directory, &numbers, &mut manifest)?;
+    let mut manifest = Manifest::new(machine.to_owned(), random_name()?);
+    if !found.is_empty() {
+        warn!(segments = found.len(), "the outbox has segments and no manifest: it is made anew from them");
+        let load = &mut |(number, generation)| segment::load(&segment_path(directory, number, generation));
+        let rebuilt = rebuild(directory, &found, manifest, load)?;
+        rebuilt.set_aside(directory)?;
+        rebuilt.log();
+        manifest = rebuilt.manifest;
     }
     write_manifest(&manifest, directory)?;
     Ok(manifest)
@@ -212,12 +240,12 @@ fn read_checkpoint(directory: &Path) -> Result<Option<Checkpoint>, OpenError> {
     }
 }
 
-fn write_manifest(manifest: &Manifest, directory: &Path) -> Result<(), OpenError> {
+pub(super) fn write_manifest(manifest: &Manifest, directory: &Path) -> Result<(), OpenError> {
     manifest.write(directory).map_err(|source| OpenError::Directory { path: directory.join("MANIFEST"), source })
 }
 
 /// Number and generation of each segment that has a directory, in their order.
-fn segments_in(directory: &Path) -> Result<Vec<(u64, u32)>, OpenError> {
+pub(super) fn segments_in(directory: &Path) -> Result<Vec<(u64, u32)>, OpenError> {
     let entries =
         fs::read_dir(directory).map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
     let parse = |entry: fs::DirEntry| {
@@ -235,37 +263,8 @@ fn segments_in(directory: &Path) -> Result<Vec<(u64, u32)>, OpenError> {
     Ok(found)
 }
 
-/// Makes a manifest from the segments themselves. What they had been found to hold is taken for all that they held.
-fn rebuild(directory: &Path, numbers: &[(u64, u32)], manifest: &mut Manifest) -> Result<(), OpenError> {
-    warn!(segments = numbers.len(), "the outbox has segments and no manifest: it is made anew from them");
-    manifest.clean = false;
-    for &(number, generation) in numbers {
-        let path = segment_path(directory, number, generation);
-        manifest.next = number + 1;
-        let contents = match segment::load(&path) {
-            Ok(contents) => contents,
-            Err(SegmentError::Damaged { reason, .. }) => {
-                error!(segment = number, "a segment is damaged and goes to quarantine: {reason}");
-                quarantine(directory, number, generation)
-                    .map_err(|source| OpenError::Directory { path: path.clone(), source })?;
-                continue;
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let run = contents.run.clone().unwrap_or_else(|| format!("unknown{number}"));
-        manifest.run.clone_from(&run);
-        let bytes = segment::disk_bytes(&path);
-        let mut entry = Entry { number, generation, run, bytes, sealed: true, ..Entry::default() };
-        entry.lanes = ranges(&whole(&contents));
-        entry.thinned = generation > 0 && is_thinned(&contents);
-        describe(&mut entry, &contents);
-        manifest.segments.push(entry);
-    }
-    Ok(())
-}
-
 /// From the first to the last number of each lane that is there.
-fn ranges(whole: &[(segment::Key, usize)]) -> [Option<Range>; 3] {
+pub(super) fn ranges(whole: &[(segment::Key, usize)]) -> [Option<Range>; 3] {
     Lane::ALL.map(|lane| {
         let of_lane = || whole.iter().filter(|(key, _)| key.lane == Some(lane));
         let first = of_lane().map(|(key, _)| key.number).min()?;
@@ -275,7 +274,7 @@ fn ranges(whole: &[(segment::Key, usize)]) -> [Option<Range>; 3] {
 }
 
 /// What the manifest says of a segment besides its numbers.
-fn describe(entry: &mut Entry, contents: &Contents) {
+pub(super) fn describe(entry: &mut Entry, contents: &Contents) {
     let mut names = Names::default();
     (entry.sizes, entry.newest, entry.declares) = ([0; 3], [None; 3], Vec::new());
     let mut trusted = [true; 3];
@@ -304,7 +303,7 @@ fn describe(entry: &mut Entry, contents: &Contents) {
 }
 
 /// Whether its raw lane holds what stands for thinned readings: no other raw lane has aggregates.
-fn is_thinned(contents: &Contents) -> bool {
+pub(super) fn is_thinned(contents: &Contents) -> bool {
     let mut names = Names::default();
     let raw = contents.values.iter().filter(|(key, _)| key.lane == Some(Lane::Raw));
     let batches = raw.filter_map(|(_, value)| chunk::decode(&[chunk::open(value).ok()?], &mut names).ok());
@@ -325,24 +324,29 @@ fn remove_unnamed(directory: &Path, manifest: &Manifest) {
 
 /// What the newest segment says.
 #[derive(Default)]
-struct Found {
+pub(super) struct Found {
     /// The newest segment with a commit.
-    newest: Option<u64>,
-    cursor: Vec<CursorEntry>,
+    pub(super) newest: Option<u64>,
+    pub(super) cursor: Vec<CursorEntry>,
     receipts: HashMap<Name, VecDeque<Receipt>>,
-    lost: Vec<(u64, Lane, Range)>,
-    damaged: Vec<u64>,
+    pub(super) lost: Vec<(u64, Lane, Range)>,
+    pub(super) damaged: Vec<u64>,
     journal: Vec<JournalPart>,
 }
 
 impl Found {
     /// Reads segments from the newest on until one has a commit, and puts right what the manifest could not know. With a
     /// checkpoint it goes on to the segment whose number that is, for the journal.
-    fn read(&mut self, directory: &Path, manifest: &mut Manifest, journal_from: Option<u64>) -> Result<(), OpenError> {
+    pub(super) fn read(
+        &mut self,
+        directory: &Path,
+        manifest: &mut Manifest,
+        journal_from: Option<u64>,
+        load: Load<'_>,
+    ) -> Result<(), OpenError> {
         for at in (0..manifest.segments.len()).rev() {
-            let number = manifest.segments[at].number;
-            let path = segment_path(directory, number, manifest.segments[at].generation);
-            let contents = match segment::load(&path) {
+            let (number, generation) = (manifest.segments[at].number, manifest.segments[at].generation);
+            let contents = match load((number, generation)) {
                 Ok(contents) => contents,
                 Err(SegmentError::Damaged { reason, .. }) => {
                     error!(segment = number, "the newest segment is damaged and goes to quarantine: {reason}");
@@ -424,7 +428,7 @@ impl Found {
 
 /// What the announced commits of a segment carried along, in their order. A commit that failed may have left something
 /// too: its records are elsewhere, and its receipts must not make anybody believe that they are here.
-fn extras(contents: &Contents, commits: Option<u64>) -> Vec<Extras> {
+pub(super) fn extras(contents: &Contents, commits: Option<u64>) -> Vec<Extras> {
     let opened = contents.values.iter().filter_map(|(_, value)| chunk::open(value).ok());
     let mut all: Vec<Extras> = opened
         .filter(|opened| !opened.extras.is_empty())
@@ -435,9 +439,12 @@ fn extras(contents: &Contents, commits: Option<u64>) -> Vec<Extras> {
     all
 }
 
-fn apply_cursor(segments: &mut BTreeMap<u64, SegmentState>, cursor: &[CursorEntry]) {
-    for entry in cursor {
-        if let Some(segment) = segments.get_mut(&entry.segment) {
+/// Takes over the cursor of the newest commit, but for what the manifest knows better.
+pub(super) fn apply_cursor(segments: &mut BTreeMap<u64, SegmentState>, found: &Found) {
+    for entry in &found.cursor {
+        let Some(segment) = segments.get_mut(&entry.segment) else { continue };
+        let ordered_later = |settled: &Settled| found.newest.is_none_or(|newest| newest < settled.since);
+        if segment.entry.delivered.is_none() && !segment.entry.settled.as_ref().is_some_and(ordered_later) {
             segment.apply(entry);
         }
     }

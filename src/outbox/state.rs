@@ -15,7 +15,7 @@ use super::manifest::{Entry, Range};
 use super::pending::{Append, BLOCK_BYTES, Block, boxed_bytes, encoded_bytes, text_bytes};
 use super::progress::Progress;
 use super::segment::{Key, SharedSegment};
-use super::{Backlog, Lane, Stored, checkpoint};
+use super::{Backlog, Lane, Stored, checkpoint, settled};
 use crate::clock;
 use crate::config;
 use crate::counters::{Count, Counter, Counters};
@@ -49,6 +49,8 @@ pub(crate) struct SegmentState {
     pub(crate) entry: Entry,
     pub(crate) streams: [Name; 3],
     pub(crate) progress: [Option<Progress>; 3],
+    /// What had been delivered before it was asked for again.
+    pub(crate) again: [Option<Progress>; 3],
     /// Held by every [`Stored`] of it.
     pub(crate) pin: Arc<()>,
     /// Thinning it again would gain nothing.
@@ -63,11 +65,14 @@ impl SegmentState {
         if entry.thinned {
             streams[Lane::Raw.index()] = thinned_stream(&entry).into();
         }
-        let progress = entry.lanes.map(|lane| lane.map(|range| Progress::new(range.first)));
-        let mut segment = Self { entry, streams, progress, pin: Arc::new(()), thin_enough: false, leaving: false };
-        for entry in std::mem::take(&mut segment.entry.cursor) {
-            segment.apply(&entry);
-            segment.entry.cursor.push(entry);
+        let (progress, again) = settled::of_entry(&entry);
+        let mut segment =
+            Self { entry, streams, progress, again, pin: Arc::new(()), thin_enough: false, leaving: false };
+        // What was ordered or found out later says more.
+        if segment.entry.settled.is_none() && segment.entry.delivered.is_none() {
+            for entry in segment.entry.cursor.clone() {
+                segment.apply(&entry);
+            }
         }
         segment
     }
@@ -116,6 +121,16 @@ impl SegmentState {
         }
     }
 
+    /// Whether a number is delivered, or settled otherwise.
+    pub(crate) fn is_delivered(&self, lane: Lane, number: u64) -> bool {
+        self.progress[lane.index()].as_ref().is_some_and(|progress| progress.is_delivered(number))
+    }
+
+    /// Whether a number had been delivered before it was asked for again.
+    pub(crate) fn was_delivered(&self, lane: Lane, number: u64) -> bool {
+        self.again[lane.index()].as_ref().is_some_and(|again| again.is_delivered(number))
+    }
+
     /// Marks a number as settled: delivered, or lost.
     pub(crate) fn settle(&mut self, lane: Lane, number: u64) -> bool {
         let Some(range) = self.entry.lanes[lane.index()] else { return false };
@@ -132,6 +147,11 @@ impl SegmentState {
                 .extend(numbers.zip(0_u32..).filter(|(number, _)| progress.is_delivered(*number)).map(|(_, at)| at));
         }
         let stream = Arc::clone(&self.streams[lane.index()]);
+        let mut replayed = RoaringBitmap::new();
+        if let Some(again) = &self.again[lane.index()] {
+            let numbers = first_seq..first_seq + batch.len() as u64;
+            replayed.extend(numbers.zip(0_u32..).filter(|(number, _)| again.is_delivered(*number)).map(|(_, at)| at));
+        }
         Stored {
             segment: self.entry.number,
             lane,
@@ -139,6 +159,7 @@ impl SegmentState {
             first_seq,
             batch,
             delivered,
+            replayed,
             _pin: Some(Arc::clone(&self.pin)),
         }
     }
@@ -249,6 +270,8 @@ pub(crate) struct State {
     pub(crate) checkpoint_bytes: u64,
     /// A segment has begun since the last checkpoint, which is wanted from this moment on.
     pub(crate) checkpoint_wanted: Option<Instant>,
+    /// When the next segment that is kept though delivered is old enough to go.
+    pub(crate) expires: Option<Instant>,
     /// The first segment with journal of earlier runs, until this run has a checkpoint of its own.
     pub(crate) left_from: Option<u64>,
 }
@@ -278,6 +301,7 @@ impl State {
             checkpoint: None,
             checkpoint_bytes: 0,
             checkpoint_wanted: None,
+            expires: None,
             left_from: None,
         }
     }

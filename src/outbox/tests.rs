@@ -29,6 +29,7 @@ impl Rig {
         let settings = config::Outbox {
             size_max: 64 << 20,
             when_full: WhenFull::DropOldest,
+            keep_delivered: Duration::ZERO,
             ladder: config::Ladder { min_free: Some(0), ..config::Ladder::default() },
             commit_interval: Duration::from_millis(5),
             commit_bytes: 64 * 1024,

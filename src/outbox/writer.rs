@@ -5,7 +5,8 @@
 //!   number is announced. A segment is written only once the manifest that names it is durable.
 //! - **Roll**: the new segment's directory is made and synced, then the manifest is replaced by one that names it and seals
 //!   the old one. A cut before that leaves a directory that no manifest names, which the next start removes.
-//! - **Release**: a segment of which everything is delivered is taken out of the manifest, then deleted.
+//! - **Release**: a segment of which everything is delivered is taken out of the manifest, then deleted. One that is kept for
+//!   a while (see [`keep`]) is noted in the manifest as delivered first: before that the cursor says so.
 //! - **Evict**: the manifest is replaced by one that no longer names the segment and declares the gap; then it is deleted.
 //!   The declaration stays in the manifest until the gap record is committed.
 //! - **Journal and checkpoint**: what the rules' state took in is in the commit of the records that it led to. A checkpoint
@@ -16,6 +17,7 @@
 //!   number of commits that its entry allows: it is not read.
 
 mod commit;
+mod keep;
 mod ladder;
 mod space;
 
@@ -237,6 +239,7 @@ impl Writer {
             if let Some((_, bytes)) = state.checkpoint.take_if(|(number, _)| *number <= *shared.durable.borrow()) {
                 return (Work::Checkpoint(bytes), closing);
             }
+            state.release |= state.expires.take_if(|at| *at <= now).is_some();
             // What failed may have lacked the room that this gives back.
             if state.release && self.failed {
                 state.release = false;
@@ -270,7 +273,9 @@ impl Writer {
             if cursor_in.is_some_and(|left| left.is_zero()) && state.blocks.is_empty() {
                 return (Work::Cursor, closing);
             }
-            let timeout = [commit_in, cursor_in, expire_in].into_iter().flatten().filter(|left| !left.is_zero()).min();
+            let kept_in = state.expires.map(|at| at.saturating_duration_since(now));
+            let waits = [commit_in, cursor_in, expire_in, kept_in].into_iter().flatten();
+            let timeout = waits.filter(|left| !left.is_zero()).min();
             state = shared.wait(state, timeout);
         }
     }
@@ -288,7 +293,7 @@ impl Writer {
     /// where records would have to go for it: then the cursor waits until there is room.
     fn store_cursor(&mut self, shared: &Arc<Shared>) -> Result<(), CommitError> {
         self.cursor_stored = Some(clock::instant());
-        if self.must_roll(shared) && !has_room(shared) {
+        if self.must_roll(shared) && !self.has_room_without_kept(shared) {
             return Ok(());
         }
         let mut block = Block { number: *shared.durable.borrow(), ..Block::default() };

@@ -59,6 +59,7 @@ fn chunk(seq: u64, record: Record, fields: Vec<Field>) -> Chunk {
         first_seq: seq,
         batch: Arc::new(Batch { records: vec![record], fields }),
         delivered: Vec::new(),
+        replayed: Vec::new(),
         pin: None,
     }
 }

@@ -177,7 +177,7 @@ impl KafkaSink {
         if let Some((_, headers)) = self.headers.iter().find(|(of, _)| *of == event_type) {
             return headers.clone();
         }
-        let headers = OwnedHeaders::new_with_capacity(6)
+        let headers = OwnedHeaders::new_with_capacity(7)
             .insert(Header { key: "ce_specversion", value: Some("1.0") })
             .insert(Header { key: "ce_type", value: Some(event_type) })
             .insert(Header { key: "ce_source", value: Some(&self.source) })
@@ -189,10 +189,13 @@ impl KafkaSink {
 
 impl Sink for KafkaSink {
     fn send(&mut self, message: &Message<'_>) -> Result<(), SendError> {
-        let headers = self
+        let mut headers = self
             .headers(message.event_type)
             .insert(Header { key: "ce_id", value: Some(message.id) })
             .insert(Header { key: "ce_time", value: Some(message.time) });
+        if message.replayed {
+            headers = headers.insert(Header { key: "ce_replayed", value: Some("true") });
+        }
         let mut record = BaseRecord::with_opaque_to(message.topic, message.ticket as usize)
             .key(message.key)
             .payload(message.value)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::encode::Encoder;
+use super::encode::{EncodeError, Encoder};
 use super::source::Chunk;
 use crate::config;
 use crate::outbox::Lane;
@@ -34,6 +34,7 @@ impl Lines {
             first_seq: self.next_seq,
             batch: Arc::new(std::mem::take(batch)),
             delivered: Vec::new(),
+            replayed: Vec::new(),
             pin: None,
         };
         self.next_seq += chunk.batch.len() as u64;
@@ -44,5 +45,32 @@ impl Lines {
                 out.push(b'\n');
             }
         }
+    }
+}
+
+/// Writes stored records as Kafka would get them: lines of JSON, or a CBOR sequence (RFC 8742).
+#[derive(Debug)]
+pub(crate) struct Exporter {
+    encoder: Encoder,
+    format: config::Format,
+}
+
+impl Exporter {
+    /// Records of this gateway in its layout, in that format.
+    pub(crate) fn new(gateway: &config::Gateway, kafka: &config::Kafka, format: config::Format) -> Self {
+        Self { encoder: Encoder::new(gateway, &config::Kafka { format, ..kafka.clone() }), format }
+    }
+
+    /// Appends the record at `index` of `chunk` to `out`; in the narrow layout that is one for each value.
+    pub(crate) fn write(&mut self, chunk: &Chunk, index: usize, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let Some(record) = chunk.batch.records.get(index) else { return Ok(()) };
+        for part in 0..self.encoder.parts(record) {
+            self.encoder.encode(chunk, index, record, part)?;
+            out.extend_from_slice(&self.encoder.value);
+            if self.format == config::Format::Json {
+                out.push(b'\n');
+            }
+        }
+        Ok(())
     }
 }

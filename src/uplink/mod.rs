@@ -22,7 +22,7 @@ pub mod lines;
 mod parking;
 pub mod sink;
 pub mod source;
-mod time;
+pub(crate) mod time;
 pub mod topic;
 mod trial;
 

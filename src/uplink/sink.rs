@@ -26,6 +26,8 @@ pub struct Message<'a> {
     pub time: &'a [u8],
     /// Kafka's timestamp in milliseconds; the moment of sending unless given.
     pub timestamp_ms: Option<i64>,
+    /// Whether it had been delivered before, and is sent again because an operator asked for it.
+    pub replayed: bool,
     /// Comes back in the report.
     pub ticket: u32,
 }

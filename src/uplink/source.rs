@@ -26,6 +26,8 @@ pub struct Chunk {
     pub batch: Arc<Batch>,
     /// Those that had been delivered before, by index.
     pub delivered: Vec<bool>,
+    /// Those that had been delivered once and are asked for again, by index.
+    pub replayed: Vec<bool>,
     /// Keeps the segment from being evicted.
     pub pin: Option<Arc<Stored>>,
 }
@@ -41,6 +43,12 @@ impl Chunk {
     #[must_use]
     pub fn is_delivered(&self, index: usize) -> bool {
         self.delivered.get(index).copied().unwrap_or(false)
+    }
+
+    /// Whether the record at `index` had been delivered once and is asked for again.
+    #[must_use]
+    pub fn is_replayed(&self, index: usize) -> bool {
+        self.replayed.get(index).copied().unwrap_or(false)
     }
 
     /// A copy of one record that holds nothing else: neither the other records nor the segment.
@@ -59,6 +67,7 @@ impl Chunk {
             first_seq: self.seq(index),
             batch: Arc::new(Batch { records: vec![record], fields }),
             delivered: Vec::new(),
+            replayed: if self.is_replayed(index) { vec![true] } else { Vec::new() },
             pin: None,
         })
     }
@@ -66,10 +75,12 @@ impl Chunk {
 
 impl From<Arc<Stored>> for Chunk {
     fn from(stored: Arc<Stored>) -> Self {
-        let mut delivered: Vec<bool> = (0..stored.batch.len()).map(|index| stored.is_delivered(index)).collect();
-        if !delivered.contains(&true) {
-            delivered = Vec::new();
-        }
+        let marks = |is_marked: &dyn Fn(usize) -> bool| {
+            let marks: Vec<bool> = (0..stored.batch.len()).map(is_marked).collect();
+            if marks.contains(&true) { marks } else { Vec::new() }
+        };
+        let delivered = marks(&|index| stored.is_delivered(index));
+        let replayed = marks(&|index| stored.is_replayed(index));
         Self {
             segment: stored.segment,
             lane: stored.lane,
@@ -77,6 +88,7 @@ impl From<Arc<Stored>> for Chunk {
             first_seq: stored.first_seq,
             batch: Arc::clone(&stored.batch),
             delivered,
+            replayed,
             pin: Some(stored),
         }
     }

@@ -103,6 +103,7 @@ impl Memory {
             first_seq: inner.alarms_read as u64,
             batch: Arc::new(batch),
             delivered: vec![inner.alarms_delivered.contains(&(inner.alarms_read as u64))],
+            replayed: Vec::new(),
             pin: None,
         })
     }
@@ -161,6 +162,7 @@ impl Source for Memory {
                         first_seq: from as u64 + 1,
                         batch: Arc::new(batch),
                         delivered,
+                        replayed: Vec::new(),
                         pin: None,
                     });
                 }

@@ -237,7 +237,8 @@ impl Writer {
 /// How far all segments are delivered that are partly delivered.
 pub(super) fn cursor_entries(state: &State) -> Vec<CursorEntry> {
     let mut entries = Vec::new();
-    for (number, segment) in &state.segments {
+    // That a kept segment is delivered stands in the manifest.
+    for (number, segment) in state.segments.iter().filter(|(_, segment)| segment.entry.delivered.is_none()) {
         for lane in Lane::ALL {
             let Some(progress) = segment.progress[lane.index()].as_ref().filter(|progress| progress.count() > 0) else {
                 continue;

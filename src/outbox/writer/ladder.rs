@@ -1,6 +1,6 @@
 //! The full-disk ladder: what is given up, in which order, when the outbox comes near its bounds.
 //!
-//! 1. What is delivered goes first, and what is older than `max_age` of its lane, whether or not there is room.
+//! 1. What is delivered goes first, also where it is kept for a while, and what is older than `max_age` of its lane, whether or not there is room.
 //! 2. `when_full = "thin"`: from `thin_at_percent` on, groups of the oldest segments are rewritten with coarse aggregates in
 //!    place of their raw readings. That takes seconds on a small board, so a thread of its own does it, beside the commits.
 //! 3. `"thin"` and `"drop-oldest"`: the oldest records of the lowest lane: raw, then aggregates, then alarms. A segment in
@@ -13,6 +13,7 @@
 
 use std::thread::JoinHandle;
 
+use super::keep::kept_bytes;
 use super::*;
 use crate::config::WhenFull;
 use crate::outbox::rewrite::{self, Plan, RewriteError, Rewritten, Source};
@@ -39,6 +40,7 @@ impl Writer {
             let gives_up = settings.when_full != WhenFull::Block;
             let thins = settings.when_full == WhenFull::Thin;
             let done = self.release(shared)? > 0
+                || self.release_kept(shared)?
                 || (thins && (self.finish_thinning(shared)? || self.thin_now(shared)?))
                 || (gives_up && self.drop_lowest(shared)?);
             if !done {
@@ -290,7 +292,10 @@ impl Writer {
         let percent = u64::from(shared.settings.ladder.thin_at_percent);
         let (stored, most) = {
             let state = shared.lock();
-            (stored_bytes(&state), shared.settings.size_max.saturating_sub(beside_segments(&state, shared)))
+            (
+                stored_bytes(&state) - kept_bytes(&state),
+                shared.settings.size_max.saturating_sub(beside_segments(&state, shared)),
+            )
         };
         if self.thinning.is_some() || stored < most / 100 * percent {
             return;

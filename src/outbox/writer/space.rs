@@ -173,22 +173,15 @@ impl Writer {
         }
     }
 
-    /// Deletes the closed segments of which nothing is left to deliver, all with one new manifest; gives how many.
+    /// Deletes the closed segments of which nothing is left to deliver, all with one new manifest, but for those that are
+    /// kept; gives how many.
     pub(super) fn release(&mut self, shared: &Shared) -> Result<usize, CommitError> {
         // The cursor is never only in what goes: each segment's first commit carries it, and the newest stays.
-        let done: Vec<u64> = {
-            let mut state = shared.lock();
-            let needed_from = self.needed_from(&state);
-            let old = state.segments.range_mut(..needed_from).filter(|(_, segment)| segment.missing() == 0);
-            old.map(|(number, segment)| {
-                segment.leaving = true;
-                *number
-            })
-            .collect()
-        };
+        let done = self.to_release(shared);
         if !done.is_empty() {
             self.replace(shared, &done, None, &[])?;
         }
+        self.keep_delivered(shared)?;
         Ok(done.len())
     }
 }

@@ -117,6 +117,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
                 id: self.encoder.id.as_bytes(),
                 time: &self.encoder.time,
                 timestamp_ms: self.encoder.timestamp_ms,
+                replayed: chunk.is_replayed(index),
                 ticket,
             };
             self.flight.weigh(ticket, message.bytes());
