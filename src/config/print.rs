@@ -104,7 +104,7 @@ impl Loaded {
             serial(&mut page, source);
         }
         rules(&mut page, &self.config.rules);
-        outbox(&mut page, &self.config.outbox);
+        self.outbox(&mut page, &self.config.outbox);
         // Without brokers there was no [kafka], which only showing readings admits.
         if !self.config.kafka.brokers.is_empty() {
             self.kafka(&mut page, &self.config.kafka);
@@ -161,6 +161,27 @@ impl Loaded {
         page.duration("read_interval", mqtt.read_interval);
         page.size("memory_max", mqtt.memory_bytes_max as u64);
         page.line("drop_qos0", mqtt.drop_qos0);
+    }
+
+    fn outbox(&self, page: &mut Page, outbox: &Outbox) {
+        page.head("outbox");
+        page.size("max_size", outbox.size_max);
+        page.text("when_full", if outbox.when_full == WhenFull::DropOldest { "drop-oldest" } else { "block" });
+        page.head("outbox.advanced");
+        page.duration("commit_interval", outbox.commit_interval);
+        page.size("commit_bytes", outbox.commit_bytes as u64);
+        page.size("segment_size", outbox.segment_bytes);
+        page.size("memory_tail", outbox.memory_tail_bytes as u64);
+        let encryption = &outbox.encryption;
+        if encryption.key.is_some() || !encryption.previous_keys.is_empty() {
+            page.head("outbox.encryption");
+            if encryption.key.is_some() {
+                page.line("key", self.origin("outbox.encryption.key"));
+            }
+            let previous = 0..encryption.previous_keys.len();
+            let previous = previous.map(|at| self.origin(&format!("outbox.encryption.previous_keys[{at}]")));
+            page.line("previous_keys", format!("[{}]", previous.collect::<Vec<_>>().join(", ")));
+        }
     }
 
     fn kafka(&self, page: &mut Page, kafka: &Kafka) {
@@ -293,15 +314,4 @@ fn window(page: &mut Page, window: &Window) {
         page.duration("update_within", within);
     }
     page.line("forward_raw", window.forward_raw);
-}
-
-fn outbox(page: &mut Page, outbox: &Outbox) {
-    page.head("outbox");
-    page.size("max_size", outbox.size_max);
-    page.text("when_full", if outbox.when_full == WhenFull::DropOldest { "drop-oldest" } else { "block" });
-    page.head("outbox.advanced");
-    page.duration("commit_interval", outbox.commit_interval);
-    page.size("commit_bytes", outbox.commit_bytes as u64);
-    page.size("segment_size", outbox.segment_bytes);
-    page.size("memory_tail", outbox.memory_tail_bytes as u64);
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::encryption::encryption;
 use super::section::Section;
 use super::sources::tls;
 use super::{
@@ -46,6 +47,7 @@ pub(super) fn outbox(section: &Section<'_>) -> Outbox {
         advanced
             .problem_with("commit_bytes", format!("expected at most outbox.advanced.segment_size, which is {most}"));
     }
+    let encryption = encryption(&section.section("encryption"));
     let outbox = Outbox {
         size_max,
         when_full: when_full.unwrap_or(WhenFull::DropOldest),
@@ -53,6 +55,7 @@ pub(super) fn outbox(section: &Section<'_>) -> Outbox {
         commit_bytes,
         segment_bytes,
         memory_tail_bytes: advanced.size_in_memory("memory_tail", 64 * KIB..=256 * MIB).unwrap_or(4 << 20),
+        encryption,
     };
     advanced.finish();
     section.finish();

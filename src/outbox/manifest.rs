@@ -63,6 +63,9 @@ pub(crate) struct Entry {
     /// The declarations among its raw records, by number: if the segment is given up they are made again.
     #[serde(default)]
     pub(crate) declares: Vec<(u64, Declared)>,
+    /// The id of the key that it is encrypted with, so that a start knows without opening it whether it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
 }
 
 /// What consumers are to be told about a stream.

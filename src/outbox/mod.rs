@@ -7,7 +7,7 @@
 //! ```
 //!
 //! - [`pending`]: appends that wait for a commit. [`record`]: records by column, as CBOR. [`chunk`]: compressed, with a CRC, at most 6 KiB.
-//! - [`segment`]: one small sled database. [`manifest`]: which segments exist.
+//! - [`segment`]: one small sled database. [`cipher`]: encryption of its values, by choice. [`manifest`]: which segments exist.
 //! - [`checkpoint`]: the rules' state, which the commits' journal carries on.
 //! - [`recovery`]: what was left by the run before. [`writer`]: the thread that commits, rolls, releases and evicts.
 //! - [`reader`]: what waits, in order, for the uplink. [`progress`]: what of it is delivered.
@@ -21,6 +21,7 @@
 
 mod checkpoint;
 mod chunk;
+mod cipher;
 mod manifest;
 mod pending;
 mod progress;

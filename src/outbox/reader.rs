@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
 use super::chunk;
+use super::cipher::Keys;
 use super::manifest::Range;
 use super::record::Names;
 use super::segment::{self, Contents, Key, SegmentError, SharedSegment};
@@ -181,7 +182,8 @@ impl Reader {
         self.head = None;
         if self.loading.as_ref().is_none_or(|(loading, _)| *loading != number) {
             let path = recovery::segment_path(&self.shared.directory, number);
-            self.loading = Some((number, tokio::task::spawn_blocking(move || load(number, &path))));
+            let keys = self.shared.keys.clone();
+            self.loading = Some((number, tokio::task::spawn_blocking(move || load(number, &path, &keys))));
         }
         let Some((_, loading)) = &mut self.loading else { return Ok(()) };
         let loaded = loading.await;
@@ -191,7 +193,8 @@ impl Reader {
             Ok(Err(SegmentError::Damaged { reason, .. })) => {
                 Head { segment: number, values: Vec::new(), whole: Vec::new(), damage: Some(reason) }
             }
-            Ok(Err(error @ SegmentError::Format { .. })) => {
+            // The keys that the manifest names were all there at the start: this one's header says something else.
+            Ok(Err(error @ (SegmentError::Format { .. } | SegmentError::Key { .. }))) => {
                 Head { segment: number, values: Vec::new(), whole: Vec::new(), damage: Some(error.to_string()) }
             }
             Ok(Err(error)) => {
@@ -259,10 +262,10 @@ fn decode<V: AsRef<[u8]>>(parts: &[V], names: &mut Names) -> Result<Batch, chunk
     chunk::decode(&parts, names)
 }
 
-fn load(segment: u64, path: &Path) -> Result<Head, SegmentError> {
+fn load(segment: u64, path: &Path, keys: &Keys) -> Result<Head, SegmentError> {
     let mut attempts = 0;
     let contents = loop {
-        match segment::load(path) {
+        match segment::load(path, keys) {
             Err(SegmentError::Locked { .. }) if attempts < LOCKED_ATTEMPTS => {
                 attempts += 1;
                 std::thread::sleep(LOCKED_PAUSE);

@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use super::checkpoint::{self, Checkpoint, CheckpointError};
 use super::chunk::{self, CursorEntry, Cutter, Extras, JournalPart};
+use super::cipher::Keys;
 use super::manifest::{Declared, Entry, Manifest, ManifestError, Range, Witness};
 use super::progress::Progress;
 use super::reader::whole;
@@ -54,6 +55,21 @@ pub enum OpenError {
     /// The manifest cannot be used.
     #[error("{0}")]
     Manifest(String),
+    /// What is stored is encrypted with a key that is not configured.
+    #[error(
+        "{path}: {what} encrypted with key {id}, which is not among the keys in [outbox.encryption] ({configured}): set it as \
+         key, or add it to previous_keys; nothing was changed"
+    )]
+    Key {
+        /// The outbox's directory.
+        path: PathBuf,
+        /// The id of the key that is missing.
+        id: String,
+        /// What it has encrypted.
+        what: String,
+        /// The ids of the configured keys.
+        configured: String,
+    },
     /// The newest segment cannot be read now.
     #[error(transparent)]
     Segment(#[from] SegmentError),
@@ -104,11 +120,15 @@ pub(crate) fn open(
     let directory = options.data_dir.join("outbox");
     make_directory(&directory).map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
     let lock = lock(&options.data_dir)?;
-    let mut manifest = read_manifest(&directory, &options.machine)?;
+    let keys = Keys::new(&settings.encryption);
+    let checkpoint = checkpoint::read(&directory, &keys);
+    // Before anything is written, moved or removed.
+    check_keys(&directory, &keys, checkpoint.as_ref().err())?;
+    let mut manifest = read_manifest(&directory, &options.machine, &keys)?;
     remove_unnamed(&directory, &manifest);
-    let checkpoint = read_checkpoint(&directory)?;
+    let checkpoint = take_checkpoint(&directory, checkpoint)?;
     let mut found = Found::default();
-    found.read(&directory, &mut manifest, checkpoint.as_ref().map(|checkpoint| checkpoint.segment))?;
+    found.read(&directory, &keys, &mut manifest, checkpoint.as_ref().map(|checkpoint| checkpoint.segment))?;
     if manifest.machine != options.machine && !manifest.machine.is_empty() && !options.machine.is_empty() {
         warn!("the data directory comes from another machine: MQTT sessions begin anew under a new client id");
         manifest.machine.clone_from(&options.machine);
@@ -177,7 +197,32 @@ fn lock(data_dir: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
-fn read_manifest(directory: &Path, machine: &str) -> Result<Manifest, OpenError> {
+/// Whether the keys of all that is stored are there: those of the segments that the manifest names, and of the checkpoint.
+fn check_keys(directory: &Path, keys: &Keys, checkpoint: Option<&CheckpointError>) -> Result<(), OpenError> {
+    let missing = |id: &str, what: String| {
+        let configured = if keys.ids().is_empty() { "there are none".to_owned() } else { keys.ids().join(", ") };
+        OpenError::Key { path: directory.to_owned(), id: id.to_owned(), what, configured }
+    };
+    // One that is damaged is made anew, and the segments then say it themselves.
+    let segments = Manifest::read(directory).ok().flatten().map(|manifest| manifest.segments).unwrap_or_default();
+    let unknown = |entry: &&Entry| entry.key.as_ref().is_some_and(|id| !keys.has(id));
+    if let Some(id) = segments.iter().find(unknown).and_then(|entry| entry.key.as_deref()) {
+        let of_key: Vec<u64> =
+            segments.iter().filter(|entry| entry.key.as_deref() == Some(id)).map(|entry| entry.number).collect();
+        let what = match of_key.as_slice() {
+            [one] => format!("segment {one} is"),
+            [first, .., last] => format!("{} segments ({first} to {last}) are", of_key.len()),
+            [] => String::new(),
+        };
+        return Err(missing(id, what));
+    }
+    match checkpoint {
+        Some(CheckpointError::Key(id)) => Err(missing(id, "the state of the windows is".to_owned())),
+        _ => Ok(()),
+    }
+}
+
+fn read_manifest(directory: &Path, machine: &str, keys: &Keys) -> Result<Manifest, OpenError> {
     let reason = match Manifest::read(directory) {
         Ok(Some(manifest)) => return Ok(manifest),
         Ok(None) => None,
@@ -186,21 +231,26 @@ fn read_manifest(directory: &Path, machine: &str) -> Result<Manifest, OpenError>
     };
     let numbers = segment_numbers(directory)?;
     let mut manifest = Manifest::new(machine.to_owned(), random_name()?);
+    let damaged = if numbers.is_empty() { Vec::new() } else { rebuild(directory, &numbers, &mut manifest, keys)? };
     if let Some(reason) = &reason {
         Manifest::set_aside(directory).map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
         error!("the outbox's manifest is damaged ({reason}): it is made anew from the segments");
     }
-    if !numbers.is_empty() {
-        rebuild(directory, &numbers, &mut manifest)?;
+    for number in damaged {
+        let path = segment_path(directory, number);
+        quarantine(directory, number).map_err(|source| OpenError::Directory { path, source })?;
     }
     write_manifest(&manifest, directory)?;
     Ok(manifest)
 }
 
 /// The rules' state. A damaged one is set aside; what it held is lost, and whoever reads the journal says so.
-fn read_checkpoint(directory: &Path) -> Result<Option<Checkpoint>, OpenError> {
+fn take_checkpoint(
+    directory: &Path,
+    read: Result<Option<Checkpoint>, CheckpointError>,
+) -> Result<Option<Checkpoint>, OpenError> {
     let error = |source| OpenError::Directory { path: directory.join("CHECKPOINT"), source };
-    match checkpoint::read(directory) {
+    match read {
         Ok(found) => Ok(found),
         Err(CheckpointError::Damaged(reason)) => {
             error!("the checkpoint of the windows' state is damaged ({reason}) and is set aside: the state is lost");
@@ -208,7 +258,7 @@ fn read_checkpoint(directory: &Path) -> Result<Option<Checkpoint>, OpenError> {
             Ok(None)
         }
         Err(CheckpointError::Io(source)) => Err(error(source)),
-        Err(later @ CheckpointError::Version(_)) => {
+        Err(later @ (CheckpointError::Version(_) | CheckpointError::Key(_))) => {
             let path = directory.join("CHECKPOINT");
             Err(OpenError::Manifest(format!("{}: {later}", path.display())))
         }
@@ -228,18 +278,20 @@ fn segment_numbers(directory: &Path) -> Result<Vec<u64>, OpenError> {
     Ok(numbers)
 }
 
-/// Makes a manifest from the segments themselves. What they had been found to hold is taken for all that they held.
-fn rebuild(directory: &Path, numbers: &[u64], manifest: &mut Manifest) -> Result<(), OpenError> {
+/// Makes a manifest from the segments themselves. What they had been found to hold is taken for all that they held. Gives
+/// those that are damaged, and moves nothing: the key of a later one may be missing.
+fn rebuild(directory: &Path, numbers: &[u64], manifest: &mut Manifest, keys: &Keys) -> Result<Vec<u64>, OpenError> {
+    let mut damaged = Vec::new();
     warn!(segments = numbers.len(), "the outbox has segments and no manifest: it is made anew from them");
     manifest.clean = false;
     for &number in numbers {
         let path = segment_path(directory, number);
         manifest.next = number + 1;
-        let contents = match segment::load(&path) {
+        let contents = match segment::load(&path, keys) {
             Ok(contents) => contents,
             Err(SegmentError::Damaged { reason, .. }) => {
                 error!(segment = number, "a segment is damaged and goes to quarantine: {reason}");
-                quarantine(directory, number).map_err(|source| OpenError::Directory { path: path.clone(), source })?;
+                damaged.push(number);
                 continue;
             }
             Err(error) => return Err(error.into()),
@@ -258,10 +310,11 @@ fn rebuild(directory: &Path, numbers: &[u64], manifest: &mut Manifest) -> Result
             sealed: true,
             commits: None,
             declares,
+            key: contents.key,
         };
         manifest.segments.push(entry);
     }
-    Ok(())
+    Ok(damaged)
 }
 
 /// From the first to the last number of each lane that is there.
@@ -322,10 +375,16 @@ struct Found {
 impl Found {
     /// Reads segments from the newest on until one has a commit, and puts right what the manifest could not know. With a
     /// checkpoint it goes on to the segment whose number that is, for the journal.
-    fn read(&mut self, directory: &Path, manifest: &mut Manifest, journal_from: Option<u64>) -> Result<(), OpenError> {
+    fn read(
+        &mut self,
+        directory: &Path,
+        keys: &Keys,
+        manifest: &mut Manifest,
+        journal_from: Option<u64>,
+    ) -> Result<(), OpenError> {
         for at in (0..manifest.segments.len()).rev() {
             let number = manifest.segments[at].number;
-            let contents = match segment::load(&segment_path(directory, number)) {
+            let contents = match segment::load(&segment_path(directory, number), keys) {
                 Ok(contents) => contents,
                 Err(SegmentError::Damaged { reason, .. }) => {
                     error!(segment = number, "the newest segment is damaged and goes to quarantine: {reason}");

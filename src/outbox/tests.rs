@@ -12,6 +12,7 @@ use crate::reading::{
 
 mod hostile;
 mod journal;
+mod sealed;
 mod torn;
 
 /// An outbox with limits so small that segments roll after a few hundred records.
@@ -31,6 +32,7 @@ impl Rig {
             commit_bytes: 64 * 1024,
             segment_bytes: 16 * 1024,
             memory_tail_bytes: 16 * 1024,
+            encryption: config::Encryption::default(),
         };
         Self { dir: tempfile::tempdir().unwrap(), settings, counters: Counters::default(), next: 0 }
     }

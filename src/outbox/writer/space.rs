@@ -25,7 +25,7 @@ impl Writer {
         if path.exists() {
             fs::remove_dir_all(&path).map_err(CommitError::Manifest)?;
         }
-        let segment = match Segment::create(&path, &self.run) {
+        let segment = match Segment::create(&path, &self.run, &shared.keys) {
             Ok(segment) => segment,
             Err(error) => {
                 // Half a segment that no manifest names; its number is used again.
@@ -43,6 +43,7 @@ impl Writer {
             sealed: false,
             commits: None,
             declares: Vec::new(),
+            key: segment.key_id(),
         };
         // Without this a disk that refuses first commits would fill up with segments that hold nothing.
         let abandoned;
