@@ -210,7 +210,7 @@ async fn a_lost_manifest_is_made_anew_from_encrypted_segments_if_their_keys_are_
     for run in [[1].as_slice(), [2, 1].as_slice()] {
         rig.settings.encryption = keys(run);
         let (outbox, closer) = rig.open();
-        for _ in 0..6 {
+        for _ in 0..20 {
             rig.store(&outbox, 50).await;
         }
         closer.close().unwrap();
@@ -234,8 +234,8 @@ async fn a_lost_manifest_is_made_anew_from_encrypted_segments_if_their_keys_are_
     let (handle, closer) = rig.open();
     let (readings, ..) = drain(&mut handle.reader()).await;
     let kept = numbers(&readings);
-    assert_eq!(kept, (kept[0]..=600).collect::<Vec<_>>());
-    assert!(kept[0] > 1 && kept[0] <= 300, "only the damaged one is missing: {}", kept[0]);
+    assert_eq!(kept, (kept[0]..=2000).collect::<Vec<_>>());
+    assert!(kept[0] > 1 && kept[0] <= 1000, "only the damaged one is missing: {}", kept[0]);
     closer.close().unwrap();
     assert!(outbox.join("quarantine/0000000000000001").is_dir());
 }
