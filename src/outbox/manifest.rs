@@ -42,8 +42,11 @@ impl Range {
 /// A segment as the manifest knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {
-    /// Names its directory; never used again.
+    /// Its place in the order; never used again.
     pub(crate) number: u64,
+    /// How often it was rewritten. With the number it names its directory.
+    #[serde(default)]
+    pub(crate) generation: u32,
     /// The run that wrote it.
     pub(crate) run: String,
     /// By lane; `None` where a lane has nothing. Not yet known for the segment that is written.
@@ -72,7 +75,16 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Declared {
     /// Numbers that will not come.
-    Gap { stream: String, from: u64, to: u64, count: u64, cause: String },
+    Gap {
+        stream: String,
+        from: u64,
+        to: u64,
+        count: u64,
+        cause: String,
+        /// The stream that stands for what was thinned.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaced_by: Option<String>,
+    },
     /// A stream that ended without a clean stop.
     End { stream: String, last: u64 },
 }
@@ -87,6 +99,7 @@ impl Declared {
                 to: gap.to,
                 count: gap.count,
                 cause: gap.cause.to_string(),
+                replaced_by: gap.replaced_by.as_deref().map(str::to_owned),
             }),
             Record::StreamEnd(end) => Some(Self::End { stream: end.stream.to_string(), last: end.last }),
             _ => None,
@@ -96,12 +109,13 @@ impl Declared {
     /// The record that declares it.
     pub(crate) fn record(&self, at: Stamp) -> Record {
         match self {
-            Self::Gap { stream, from, to, count, cause } => Record::Gap(Box::new(Gap {
+            Self::Gap { stream, from, to, count, cause, replaced_by } => Record::Gap(Box::new(Gap {
                 stream: stream.as_str().into(),
                 from: *from,
                 to: *to,
                 count: *count,
                 cause: cause.as_str().into(),
+                replaced_by: replaced_by.as_deref().map(Into::into),
                 at,
             })),
             Self::End { stream, last } => {
@@ -114,15 +128,25 @@ impl Declared {
     pub(crate) fn joined(&self, next: &Self) -> Option<Self> {
         match (self, next) {
             (
-                Self::Gap { stream, from, to, count, cause },
-                Self::Gap { stream: other, from: next_from, to: next_to, count: more, cause: other_cause },
-            ) if stream == other && cause == other_cause && to + 1 == *next_from => Some(Self::Gap {
-                stream: stream.clone(),
-                from: *from,
-                to: *next_to,
-                count: count + more,
-                cause: cause.clone(),
-            }),
+                Self::Gap { stream, from, to, count, cause, replaced_by },
+                Self::Gap {
+                    stream: other,
+                    from: next_from,
+                    to: next_to,
+                    count: more,
+                    cause: other_cause,
+                    replaced_by: other_replaced_by,
+                },
+            ) if (stream, cause, replaced_by) == (other, other_cause, other_replaced_by) && to + 1 == *next_from => {
+                Some(Self::Gap {
+                    stream: stream.clone(),
+                    from: *from,
+                    to: *next_to,
+                    count: count + more,
+                    cause: cause.clone(),
+                    replaced_by: replaced_by.clone(),
+                })
+            }
             _ => None,
         }
     }

@@ -32,6 +32,7 @@ mod segment;
 mod state;
 #[cfg(test)]
 mod tests;
+mod thin;
 mod writer;
 
 use std::path::PathBuf;

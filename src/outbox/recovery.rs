@@ -81,24 +81,22 @@ pub enum OpenError {
     Thread(io::Error),
 }
 
-/// Where a segment's database is.
-pub(crate) fn segment_path(directory: &Path, number: u64) -> PathBuf {
-    directory.join(format!("{number:016}"))
+/// Where a segment's database is. What is rewritten keeps its number, which is its place in the order, in a directory of
+/// another name: so the old and the new one are there side by side until the manifest says which counts.
+pub(crate) fn segment_path(directory: &Path, number: u64, generation: u32) -> PathBuf {
+    directory.join(match generation {
+        0 => format!("{number:016}"),
+        generation => format!("{number:016}.{generation}"),
+    })
 }
 
 /// Sets a segment aside, whole.
-pub(crate) fn quarantine(directory: &Path, number: u64) -> io::Result<()> {
+pub(crate) fn quarantine(directory: &Path, number: u64, generation: u32) -> io::Result<()> {
     let aside = directory.join(QUARANTINE);
     make_directory(&aside)?;
-    let mut target = segment_path(&aside, number);
     // Numbers can come again after the manifest was lost.
-    for again in 1.. {
-        if !target.exists() {
-            break;
-        }
-        target = aside.join(format!("{number:016}.{again}"));
-    }
-    fs::rename(segment_path(directory, number), target)
+    let free = (generation..).map(|again| segment_path(&aside, number, again)).find(|target| !target.exists());
+    fs::rename(segment_path(directory, number, generation), free.ok_or(io::ErrorKind::AlreadyExists)?)
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {
@@ -229,16 +227,16 @@ fn read_manifest(directory: &Path, machine: &str, keys: &Keys) -> Result<Manifes
         Err(ManifestError::Damaged { reason, .. }) => Some(reason),
         Err(error) => return Err(OpenError::Manifest(error.to_string())),
     };
-    let numbers = segment_numbers(directory)?;
+    let numbers = segments_in(directory)?;
     let mut manifest = Manifest::new(machine.to_owned(), random_name()?);
     let damaged = if numbers.is_empty() { Vec::new() } else { rebuild(directory, &numbers, &mut manifest, keys)? };
     if let Some(reason) = &reason {
         Manifest::set_aside(directory).map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
         error!("the outbox's manifest is damaged ({reason}): it is made anew from the segments");
     }
-    for number in damaged {
-        let path = segment_path(directory, number);
-        quarantine(directory, number).map_err(|source| OpenError::Directory { path, source })?;
+    for (number, generation) in damaged {
+        let path = segment_path(directory, number, generation);
+        quarantine(directory, number, generation).map_err(|source| OpenError::Directory { path, source })?;
     }
     write_manifest(&manifest, directory)?;
     Ok(manifest)
@@ -269,39 +267,62 @@ fn write_manifest(manifest: &Manifest, directory: &Path) -> Result<(), OpenError
     manifest.write(directory).map_err(|source| OpenError::Directory { path: directory.join("MANIFEST"), source })
 }
 
-fn segment_numbers(directory: &Path) -> Result<Vec<u64>, OpenError> {
+/// Number and generation of each segment that has a directory, in their order.
+fn segments_in(directory: &Path) -> Result<Vec<(u64, u32)>, OpenError> {
     let entries =
         fs::read_dir(directory).map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
-    let number = |entry: fs::DirEntry| entry.file_name().to_str().filter(|name| name.len() == 16)?.parse().ok();
-    let mut numbers: Vec<u64> = entries.flatten().filter_map(number).collect();
-    numbers.sort_unstable();
-    Ok(numbers)
+    let parse = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        let (number, generation) = name.to_str()?.split_at_checked(16)?;
+        let generation = match generation.strip_prefix('.') {
+            Some(generation) => generation.parse().ok()?,
+            None if generation.is_empty() => 0,
+            None => return None,
+        };
+        Some((number.parse().ok()?, generation))
+    };
+    let mut found: Vec<(u64, u32)> = entries.flatten().filter_map(parse).collect();
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// Makes a manifest from the segments themselves. What they had been found to hold is taken for all that they held. Gives
 /// those that are damaged, and moves nothing: the key of a later one may be missing.
-fn rebuild(directory: &Path, numbers: &[u64], manifest: &mut Manifest, keys: &Keys) -> Result<Vec<u64>, OpenError> {
+fn rebuild(
+    directory: &Path,
+    numbers: &[(u64, u32)],
+    manifest: &mut Manifest,
+    keys: &Keys,
+) -> Result<Vec<(u64, u32)>, OpenError> {
     let mut damaged = Vec::new();
     warn!(segments = numbers.len(), "the outbox has segments and no manifest: it is made anew from them");
     manifest.clean = false;
-    for &number in numbers {
-        let path = segment_path(directory, number);
+    for &(number, generation) in numbers {
+        let path = segment_path(directory, number, generation);
         manifest.next = number + 1;
         let contents = match segment::load(&path, keys) {
             Ok(contents) => contents,
             Err(SegmentError::Damaged { reason, .. }) => {
                 error!(segment = number, "a segment is damaged and goes to quarantine: {reason}");
-                damaged.push(number);
+                damaged.push((number, generation));
                 continue;
             }
             Err(error) => return Err(error.into()),
         };
+        let whole = whole(&contents);
+        // A database that opens empty, or whose header is lost and whose values are unreadable with it.
+        if contents.run.is_none() && whole.is_empty() {
+            error!(segment = number, "a segment has neither a header nor readable records and goes to quarantine");
+            damaged.push((number, generation));
+            continue;
+        }
         let run = contents.run.clone().unwrap_or_else(|| format!("unknown{number}"));
         manifest.run.clone_from(&run);
         let bytes = segment::disk_bytes(&path);
-        let (lanes, starts, declares) = (ranges(&whole(&contents)), [0; 3], declares(&contents));
+        let (lanes, starts, declares) = (ranges(&whole), [0; 3], declares(&contents));
         let entry = Entry {
             number,
+            generation,
             run,
             lanes,
             starts,
@@ -351,11 +372,12 @@ fn declares(contents: &Contents) -> Vec<(u64, Declared)> {
 
 /// Removes what no manifest names: the beginnings of segments that never counted, the ends of deletions.
 fn remove_unnamed(directory: &Path, manifest: &Manifest) {
-    for number in segment_numbers(directory).unwrap_or_default() {
-        if manifest.segments.iter().all(|entry| entry.number != number)
-            && let Err(error) = fs::remove_dir_all(segment_path(directory, number))
+    for (number, generation) in segments_in(directory).unwrap_or_default() {
+        let path = segment_path(directory, number, generation);
+        if manifest.segments.iter().all(|entry| (entry.number, entry.generation) != (number, generation))
+            && let Err(error) = fs::remove_dir_all(&path)
         {
-            warn!("{} could not be removed: {error}", segment_path(directory, number).display());
+            warn!("{} could not be removed: {error}", path.display());
         }
     }
 }
@@ -384,7 +406,8 @@ impl Found {
     ) -> Result<(), OpenError> {
         for at in (0..manifest.segments.len()).rev() {
             let number = manifest.segments[at].number;
-            let contents = match segment::load(&segment_path(directory, number), keys) {
+            let path = segment_path(directory, number, manifest.segments[at].generation);
+            let contents = match segment::load(&path, keys) {
                 Ok(contents) => contents,
                 Err(SegmentError::Damaged { reason, .. }) => {
                     error!(segment = number, "the newest segment is damaged and goes to quarantine: {reason}");
@@ -438,7 +461,7 @@ impl Found {
         // The manifest learns it only when the segment is closed.
         entry.oldest_ms = entry.oldest_ms.or_else(|| oldest(contents));
         entry.declares = declares(contents);
-        entry.bytes = segment::disk_bytes(&segment_path(directory, entry.number));
+        entry.bytes = segment::disk_bytes(&segment_path(directory, entry.number, entry.generation));
     }
 
     /// Takes over receipts and cursor of all commits, in their order.
@@ -514,7 +537,14 @@ fn settle_losses(
         );
         let stream = segment.streams[lane.index()].to_string();
         let (from, to) = (range.first, range.last);
-        manifest.declared.push(Declared::Gap { stream, from, to, count: news, cause: "damaged".to_owned() });
+        manifest.declared.push(Declared::Gap {
+            stream,
+            from,
+            to,
+            count: news,
+            cause: "damaged".to_owned(),
+            replaced_by: None,
+        });
     }
 }
 

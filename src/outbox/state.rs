@@ -234,6 +234,11 @@ impl State {
         }
     }
 
+    /// Whether the manifest names that segment (number, generation).
+    pub(crate) fn holds(&self, (number, generation): (u64, u32)) -> bool {
+        self.segments.get(&number).is_some_and(|segment| segment.entry.generation == generation)
+    }
+
     pub(crate) fn pending_is_empty(&self) -> bool {
         self.blocks.is_empty()
     }

@@ -20,7 +20,7 @@ impl Writer {
         self.keep_within_bound(shared)?;
         self.manifest.reserve(&shared.directory).map_err(CommitError::Reserve)?;
         let number = self.manifest.next;
-        let path = recovery::segment_path(&shared.directory, number);
+        let path = recovery::segment_path(&shared.directory, number, 0);
         // Left by an attempt that failed half way; no manifest names it.
         if path.exists() {
             fs::remove_dir_all(&path).map_err(CommitError::Manifest)?;
@@ -35,6 +35,7 @@ impl Writer {
         };
         let entry = Entry {
             number,
+            generation: 0,
             run: self.run.to_string(),
             lanes: [None; 3],
             starts: self.next,
@@ -76,7 +77,7 @@ impl Writer {
         (self.payload_bytes, self.commits) = (0, 0);
         // Closing the old one takes a moment; nobody else waits for it.
         drop(self.segment.replace(segment));
-        abandoned.into_iter().for_each(|number| self.delete(shared, number, false));
+        abandoned.into_iter().for_each(|number| self.delete(shared, (number, 0), false));
         Ok(())
     }
 
@@ -151,7 +152,14 @@ impl Writer {
             if let (true, Some(range)) = (missing > 0, segment.entry.lanes[lane.index()]) {
                 let from = segment.first_missing(lane, range.first).unwrap_or(range.first);
                 let stream = segment.streams[lane.index()].to_string();
-                let gap = Declared::Gap { stream, from, to: range.last, count, cause: "evicted".to_owned() };
+                let gap = Declared::Gap {
+                    stream,
+                    from,
+                    to: range.last,
+                    count,
+                    cause: "evicted".to_owned(),
+                    replaced_by: None,
+                };
                 declare(&mut gaps, gap);
             }
         }
@@ -176,7 +184,7 @@ impl Writer {
         // It stays where it is until the manifest is replaced, so that a reader does not pass it by if that fails.
         let Some(segment) = state.segments.get_mut(&number) else { return Ok(()) };
         segment.leaving = true;
-        let damaged = segment.damaged;
+        let (damaged, generation) = (segment.damaged, segment.entry.generation);
         let mut manifest = self.current_manifest(&state);
         manifest.segments.retain(|entry| entry.number != number);
         for gap in gaps {
@@ -197,7 +205,7 @@ impl Writer {
         if !gaps.is_empty() {
             self.declare_later(shared, gaps);
         }
-        self.delete(shared, number, damaged);
+        self.delete(shared, (number, generation), damaged);
         // What was used of the reserve comes back with the first room; if not yet, the next segment asks for it.
         let _ = self.manifest.reserve(&shared.directory);
         Ok(())
@@ -211,11 +219,11 @@ impl Writer {
         self.declared_at = shared.append(Append { raw: Some(&mut batch), ..Append::default() });
     }
 
-    pub(super) fn delete(&mut self, shared: &Shared, number: u64, damaged: bool) {
-        let path = recovery::segment_path(&shared.directory, number);
+    pub(super) fn delete(&mut self, shared: &Shared, (number, generation): (u64, u32), damaged: bool) {
+        let path = recovery::segment_path(&shared.directory, number, generation);
         let done = if damaged {
             self.counts.quarantined.add(1);
-            recovery::quarantine(&shared.directory, number)
+            recovery::quarantine(&shared.directory, number, generation)
         } else {
             fs::remove_dir_all(&path)
         };
