@@ -12,6 +12,7 @@ use crate::reading::{
 
 mod hostile;
 mod journal;
+mod model;
 mod sealed;
 mod torn;
 
