@@ -85,6 +85,14 @@ impl Reader {
     /// Begins again with the oldest record that is not delivered.
     pub fn rewind(&mut self) {
         self.at = [At::default(); 3];
+        self.shared.lock().rewritten = None;
+    }
+
+    /// Whether it has passed by a segment that was rewritten since, so that only [`Reader::rewind`] brings what is in it.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        let rewritten = self.shared.lock().rewritten;
+        rewritten.is_some_and(|number| self.at.iter().any(|at| at.segment > number))
     }
 
     /// The next records, or waits until there are some. What it gave is not given again until [`Reader::rewind`]. The
@@ -124,6 +132,7 @@ impl Reader {
         let state = shared.lock();
         for lane in Lane::ALL {
             let from = self.at[lane.index()];
+            let mut left_out = false;
             for (&segment, info) in state.segments.range(from.segment..) {
                 // What was rewritten has other records: all that is left of it was not given in this form.
                 let same = (segment, info.entry.generation) == (from.segment, from.generation);
@@ -131,6 +140,7 @@ impl Reader {
                 let Some(seq) = info.first_missing(lane, number) else { continue };
                 if info.leaving {
                     // In a moment it is gone, or given after all: its writer says which.
+                    left_out = true;
                     break;
                 }
                 if let Some((first, batch)) = state.memory.find(segment, lane, seq) {
@@ -146,6 +156,12 @@ impl Reader {
                     // The index covers all that the entry's range covers.
                     None => continue,
                 }
+            }
+            // All segments have nothing more of this lane: the next search begins with the newest.
+            if let Some((&newest, info)) = state.segments.last_key_value().filter(|(newest, _)| **newest > from.segment)
+                && !left_out
+            {
+                self.at[lane.index()] = At { segment: newest, generation: info.entry.generation, number: 0 };
             }
         }
         Next::Nothing
@@ -195,7 +211,7 @@ impl Reader {
         if self.loading.as_ref().is_none_or(|(loading, _)| *loading != segment) {
             let path = recovery::segment_path(&self.shared.directory, number, generation);
             let keys = self.shared.keys.clone();
-            self.loading = Some((segment, tokio::task::spawn_blocking(move || load(segment, &path, &keys))));
+            self.loading = Some((segment, tokio::task::spawn_blocking(move || load_head(segment, &path, &keys))));
         }
         let Some((_, loading)) = &mut self.loading else { return Ok(()) };
         let loaded = loading.await;
@@ -276,17 +292,22 @@ fn decode<V: AsRef<[u8]>>(parts: &[V], names: &mut Names) -> Result<Batch, chunk
     chunk::decode(&parts, names)
 }
 
-fn load(segment: (u64, u32), path: &Path, keys: &Keys) -> Result<Head, SegmentError> {
+/// Reads a closed segment whole, once whoever has it open has closed it.
+pub(crate) fn load(path: &Path, keys: &Keys) -> Result<Contents, SegmentError> {
     let mut attempts = 0;
-    let contents = loop {
+    loop {
         match segment::load(path, keys) {
             Err(SegmentError::Locked { .. }) if attempts < LOCKED_ATTEMPTS => {
                 attempts += 1;
                 std::thread::sleep(LOCKED_PAUSE);
             }
-            other => break other?,
+            other => return other,
         }
-    };
+    }
+}
+
+fn load_head(segment: (u64, u32), path: &Path, keys: &Keys) -> Result<Head, SegmentError> {
+    let contents = load(path, keys)?;
     let whole = whole(&contents);
     Ok(Head { segment, values: contents.values, whole, damage: contents.damage })
 }
@@ -325,7 +346,7 @@ pub(crate) fn lose(shared: &Shared, (number, generation): (u64, u32), lost: &[(L
         // What is being given up is counted as that.
         let there = |segment: &&mut SegmentState| !segment.leaving && segment.entry.generation == generation;
         let Some(segment) = state.segments.get_mut(&number).filter(there) else { return };
-        segment.damaged = true;
+        segment.entry.damaged = true;
         for &(lane, range) in lost {
             let news = (range.first..=range.last).filter(|&seq| segment.settle(lane, seq)).count() as u64;
             if news == 0 {
@@ -344,6 +365,7 @@ pub(crate) fn lose(shared: &Shared, (number, generation): (u64, u32), lost: &[(L
         }
         state.cursor_changed = true;
         state.release = true;
+        // Under the same lock: no cursor may say that they are settled before what declares them is among the records.
+        shared.append_to(state, Append { raw: Some(&mut batch), ..Append::default() });
     }
-    shared.append(Append { raw: Some(&mut batch), ..Append::default() });
 }

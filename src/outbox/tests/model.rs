@@ -415,7 +415,8 @@ impl Run {
             }
             if fate.delivered.is_some() && !self.model.delivered_at_crash.contains(n) {
                 let at = (seq - stored.first_seq) as usize;
-                hold!(stored.is_delivered(at), "{stream} {seq} was delivered and is given again");
+                let why = format!("delivered in run {:?}, given again in run {current}", fate.delivered);
+                hold!(stored.is_delivered(at), "{stream} {seq} {why}");
             }
             // Of an earlier run, a crash may have come between the commit and its announcement.
             hold!(fate.durable || fate.run < current, "{stream} {seq} is given before it is durable");
@@ -580,7 +581,7 @@ fn whatever_happens_what_was_announced_is_delivered_stored_or_declared() {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&this.to_le_bytes());
         let settings =
-            ProptestConfig { cases: CASES, max_shrink_iters: 60, failure_persistence: None, ..Default::default() };
+            ProptestConfig { cases: CASES, max_shrink_iters: 40, failure_persistence: None, ..Default::default() };
         let mut runner = TestRunner::new_with_rng(settings, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
         match runner.run(&case(), |case| run(&case)) {
             Ok(()) => cases += CASES,
