@@ -59,6 +59,7 @@ impl Bed {
             commit_bytes: 64 * 1024,
             segment_bytes: 256 * 1024,
             memory_tail_bytes: 16 * 1024,
+            encryption: config::Encryption::default(),
         };
         let options = Options { data_dir: self.directory.path().to_owned(), receipts_max: 20, machine: "m".to_owned() };
         Outbox::open(&settings, &options, &Counters::default()).unwrap()

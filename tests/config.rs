@@ -16,6 +16,7 @@ mod rules;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const SECRET: &str = "hunter2";
+const KEY: &str = "6b1f0c2d3e4a59687786a5b4c3d2e1f0112233445566778899aabbccddeeff01";
 
 /// The environment of the tests.
 fn env(name: &str) -> Option<String> {
@@ -37,6 +38,9 @@ fn files() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for name in ["mqtt-password", "kafka-password", "ca.pem", "client.pem", "client.key"] {
         std::fs::write(dir.path().join(name), format!("{SECRET}\n")).unwrap();
+    }
+    for name in ["outbox-key", "old-outbox-key"] {
+        std::fs::write(dir.path().join(name), format!("{KEY}\n")).unwrap();
     }
     std::fs::write(dir.path().join("empty"), "\n").unwrap();
     std::fs::write(dir.path().join("two-lines"), "hunter2\nhunter3\n").unwrap();
@@ -75,7 +79,7 @@ fn each_bad_file_gives_exactly_the_errors_expected() {
         let (name, rest) = case.split_once('\n').unwrap();
         let (text, expected) = rest.split_once("---\n").unwrap();
         let found = errors_of(text, dir.path());
-        assert!(!found.contains(SECRET), "{name}: the error shows a secret:\n{found}");
+        assert!(!found.contains(SECRET) && !found.contains(&KEY[..32]), "{name}: the error shows a secret:\n{found}");
         if found != expected.trim_end() {
             wrong.push(format!("{name}: expected\n{expected}\nfound\n{found}\n"));
         }
@@ -205,7 +209,7 @@ fn the_example_documents_every_key() {
     let documented = documented(&example, "");
     for key in loaded.vocabulary() {
         // Of a secret the example shows one of the two ways, and its head describes both.
-        let secret = key.ends_with("password.env");
+        let secret = key.ends_with("password.env") || (key.starts_with("outbox.encryption.") && key.ends_with(".env"));
         assert!(secret || documented.contains(key), "`{key}` is not in gateway.example.toml");
     }
 }
@@ -251,6 +255,9 @@ fn the_defaults_that_the_example_shows_are_the_defaults() {
         "range =",
         "min_interval =",
         "update_within =",
+        "[outbox.encryption]",
+        "key =",
+        "previous_keys =",
         "min_free =",
         "max_age_",
         "alarm =",
@@ -259,7 +266,11 @@ fn the_defaults_that_the_example_shows_are_the_defaults() {
     let example = std::fs::read_to_string(Path::new(ROOT).join("gateway.example.toml")).unwrap();
     let lines = |text: &str| -> Vec<String> {
         let printed = load(text, dir.path()).unwrap().print();
-        printed.lines().filter(|line| !NO_DEFAULT.iter().any(|key| line.starts_with(key))).map(str::to_owned).collect()
+        printed
+            .lines()
+            .filter(|line| !line.is_empty() && !NO_DEFAULT.iter().any(|key| line.starts_with(key)))
+            .map(str::to_owned)
+            .collect()
     };
     assert_eq!(lines(&example), lines(&whole_example()));
 }
@@ -271,9 +282,12 @@ fn what_is_printed_can_be_loaded_and_gives_the_same_without_secrets() {
     let printed = loaded.print();
     assert_eq!(load(&printed, dir.path()).unwrap().print(), printed);
     assert!(printed.contains(r#"password = { file = "mqtt-password" }"#));
-    assert!(!printed.contains(SECRET));
+    assert!(printed.contains(r#"key = { file = "outbox-key" }"#), "{printed}");
+    assert!(printed.contains(r#"previous_keys = [{ file = "old-outbox-key" }]"#), "{printed}");
+    assert!(!printed.contains(SECRET) && !printed.contains(KEY));
+    assert_eq!(loaded.config.outbox.encryption.key.as_ref().unwrap().reveal()[..3], [0x6b, 0x1f, 0x0c]);
     let debug = format!("{loaded:?} {:?}", loaded.config);
-    assert!(!debug.contains(SECRET), "{debug}");
+    assert!(!debug.contains(SECRET) && !debug.contains("107, 31, 12"), "{debug}");
     assert_eq!(loaded.config.kafka.sasl.as_ref().unwrap().password.reveal(), SECRET);
 }
 

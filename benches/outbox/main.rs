@@ -210,6 +210,7 @@ fn push<'a>(
         time_quality: TimeQuality::Device,
         received: Stamp { wall_ms: time_ms, monotonic_ms: 1, trusted: true },
         mark: Mark::None,
+        alarm: None,
         fields: start..batch.mark(),
     }));
 }

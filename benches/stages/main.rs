@@ -8,6 +8,7 @@
 )]
 
 mod rules;
+mod sealing;
 
 use std::path::Path;
 
@@ -70,6 +71,7 @@ fn main() {
         lines.write(&mut copy, &mut out);
     });
     println!("{:34} {:6.0} ns a record of {} bytes", "encode alone", encoding - copying, out.len() / BATCH as usize);
+    sealing::run();
     rules::run();
 }
 

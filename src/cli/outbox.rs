@@ -21,6 +21,7 @@ use self::progress::Progress;
 use super::{CONFIG, fail};
 use crate::config::{self, Loaded, Purpose};
 use crate::outbox::Lane;
+use crate::outbox::cipher::Keys;
 use crate::outbox::edit::{EditError, Filter};
 use crate::outbox::inspect::{InspectError, Inspection, remove_all};
 
@@ -236,7 +237,17 @@ impl Place {
     fn data_dir(&self) -> Result<PathBuf, Failure> {
         match &self.data_dir {
             Some(data_dir) => Ok(data_dir.clone()),
-            None => Ok(Loaded::load(&self.config, Purpose::Replay)?.config.gateway.data_dir),
+            None => Ok(Loaded::load(&self.config, Purpose::Outbox)?.config.gateway.data_dir),
+        }
+    }
+
+    /// The keys that the configuration names. With a data directory there need not be one: then what is encrypted cannot be
+    /// read, and that is said where it is met.
+    fn keys(&self) -> Result<Keys, Failure> {
+        match Loaded::load(&self.config, Purpose::Outbox) {
+            Ok(loaded) => Ok(Keys::new(&loaded.config.outbox.encryption)),
+            Err(_) if self.data_dir.is_some() => Ok(Keys::default()),
+            Err(errors) => Err(errors.into()),
         }
     }
 
@@ -244,7 +255,7 @@ impl Place {
     fn inspect(&self) -> Result<Inspection, Failure> {
         let data_dir = self.data_dir()?;
         let _waiting = Progress::waiting("reading");
-        Ok(Inspection::open(&data_dir, self.work_dir.as_deref())?)
+        Ok(Inspection::open(&data_dir, &self.keys()?, self.work_dir.as_deref())?)
     }
 }
 

@@ -11,6 +11,8 @@ use std::fmt;
 const SHOWN_MAX: usize = 25;
 /// The longest part of a source line that is shown, in characters.
 const EXCERPT_CHARS_MAX: usize = 110;
+/// A key of 32 bytes takes this many characters in base64 and more in hexadecimal digits.
+const KEY_CHARS_MIN: usize = 43;
 
 /// A place in the configuration file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -164,7 +166,7 @@ fn floor_char_boundary(text: &str, at: usize) -> usize {
 /// Whether a key by this name may hold a secret, misspelt or not.
 pub(super) fn is_secret_key(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    ["pass", "secret", "token", "pwd", "credential"].iter().any(|part| name.contains(part))
+    ["pass", "secret", "token", "pwd", "credential", "encryption"].iter().any(|part| name.contains(part))
         || name.rsplit('.').any(|part| strsim::normalized_damerau_levenshtein(part, "password") > 0.5)
 }
 
@@ -173,6 +175,12 @@ fn secret_start(line: &str) -> Option<usize> {
     // Inside a string of several lines nothing says whose value this is.
     if line.contains("\"\"\"") || line.contains("'''") {
         return Some(0);
+    }
+    // So long a run of such characters may be a key, whatever is written in front of it.
+    let of_key = |c: char| c.is_ascii_alphanumeric() || "+/=".contains(c);
+    let longest = line.split(|c| !of_key(c)).max_by_key(|run| run.len()).unwrap_or_default();
+    if longest.len() >= KEY_CHARS_MIN {
+        return line.find(longest);
     }
     let mut word = String::new();
     let mut word_ended = false;

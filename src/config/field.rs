@@ -295,7 +295,7 @@ impl<'a> Field<'a> {
     /// A path of a file that must be there and readable.
     pub(super) fn file(&self) -> Option<PathBuf> {
         let path = self.path()?;
-        if self.cx.purpose == Purpose::Replay {
+        if matches!(self.cx.purpose, Purpose::Replay | Purpose::Outbox) {
             return Some(path);
         }
         // Opening a FIFO would wait for its writer, so what it is comes first.

@@ -27,6 +27,8 @@ pub enum Purpose {
     /// To try its rules on a recording, on any machine: as for showing, sources may be left out too, and neither secrets
     /// nor certificates are looked for.
     Replay,
+    /// To look at the outbox: as for trying the rules, but its keys are looked for.
+    Outbox,
 }
 
 /// A valid configuration and its file.
@@ -187,7 +189,7 @@ fn config(root: &Section<'_>, purpose: Purpose) -> Config {
     let serial: Vec<_> =
         serial_section.named().into_iter().map(|(name, at)| (sources::serial(&name, &at), at)).collect();
     sources::between(&mqtt, &serial);
-    if purpose == Purpose::Replay {
+    if matches!(purpose, Purpose::Replay | Purpose::Outbox) {
         // The rules alone are enough.
     } else if !root.has("mqtt") && !root.has("serial") {
         let message = "nothing to collect: expected at least one table [mqtt.NAME] or [serial.NAME]".to_owned();

@@ -8,6 +8,7 @@
 //! nobody asked for, `field` one value, `values`, `units` and `secret` read single values, `errors` words what is wrong, `print` writes the
 //! outcome as a file again.
 
+mod encryption;
 mod errors;
 mod field;
 mod loaded;
@@ -24,8 +25,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::reading::Value;
+pub use encryption::{Encryption, EncryptionKey, KEY_BYTES};
 
+use crate::reading::Value;
 pub use errors::{Errors, Place, Problem, nearest};
 pub use loaded::{Loaded, Purpose};
 pub(crate) use units::parse_duration;
@@ -425,6 +427,8 @@ pub struct Outbox {
     pub segment_bytes: u64,
     /// Bytes of the newest records that are kept in memory, so that an online gateway does not read back what it wrote.
     pub memory_tail_bytes: usize,
+    /// The keys of what is stored; none unless set.
+    pub encryption: Encryption,
 }
 
 /// SASL mechanisms.

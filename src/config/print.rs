@@ -105,7 +105,7 @@ impl Loaded {
             serial(&mut page, source);
         }
         rules(&mut page, &self.config.rules);
-        outbox(&mut page, &self.config.outbox);
+        self.outbox(&mut page, &self.config.outbox);
         // Without brokers there was no [kafka], which only showing readings admits.
         if !self.config.kafka.brokers.is_empty() {
             self.kafka(&mut page, &self.config.kafka);
@@ -162,6 +162,39 @@ impl Loaded {
         page.duration("read_interval", mqtt.read_interval);
         page.size("memory_max", mqtt.memory_bytes_max as u64);
         page.line("drop_qos0", mqtt.drop_qos0);
+    }
+
+    fn outbox(&self, page: &mut Page, outbox: &Outbox) {
+        page.head("outbox");
+        page.size("max_size", outbox.size_max);
+        let when_full = sinks::WHEN_FULL.iter().find(|(_, when_full)| *when_full == outbox.when_full);
+        page.optional("when_full", when_full.map(|(word, _)| *word));
+        if let Some(bytes) = outbox.ladder.min_free {
+            page.size("min_free", bytes);
+        }
+        page.duration("keep_delivered", outbox.keep_delivered);
+        page.head("outbox.advanced");
+        page.duration("commit_interval", outbox.commit_interval);
+        page.size("commit_bytes", outbox.commit_bytes as u64);
+        page.size("segment_size", outbox.segment_bytes);
+        page.size("memory_tail", outbox.memory_tail_bytes as u64);
+        for (lane, age) in ["alarm", "aggregate", "raw"].iter().zip(outbox.ladder.max_age) {
+            if let Some(age) = age {
+                page.duration(&format!("max_age_{lane}"), age);
+            }
+        }
+        page.line("thin_at_percent", outbox.ladder.thin_at_percent);
+        page.duration("thin_step", outbox.ladder.thin_step);
+        let encryption = &outbox.encryption;
+        if encryption.key.is_some() || !encryption.previous_keys.is_empty() {
+            page.head("outbox.encryption");
+            if encryption.key.is_some() {
+                page.line("key", self.origin("outbox.encryption.key"));
+            }
+            let previous = 0..encryption.previous_keys.len();
+            let previous = previous.map(|at| self.origin(&format!("outbox.encryption.previous_keys[{at}]")));
+            page.line("previous_keys", format!("[{}]", previous.collect::<Vec<_>>().join(", ")));
+        }
     }
 
     fn kafka(&self, page: &mut Page, kafka: &Kafka) {
@@ -323,27 +356,4 @@ fn window(page: &mut Page, window: &Window) {
             page.line("alarm", inline(&pairs.into_iter().flatten().collect::<Vec<_>>()));
         }
     }
-}
-
-fn outbox(page: &mut Page, outbox: &Outbox) {
-    page.head("outbox");
-    page.size("max_size", outbox.size_max);
-    let when_full = sinks::WHEN_FULL.iter().find(|(_, when_full)| *when_full == outbox.when_full);
-    page.optional("when_full", when_full.map(|(word, _)| *word));
-    if let Some(bytes) = outbox.ladder.min_free {
-        page.size("min_free", bytes);
-    }
-    page.duration("keep_delivered", outbox.keep_delivered);
-    page.head("outbox.advanced");
-    page.duration("commit_interval", outbox.commit_interval);
-    page.size("commit_bytes", outbox.commit_bytes as u64);
-    page.size("segment_size", outbox.segment_bytes);
-    page.size("memory_tail", outbox.memory_tail_bytes as u64);
-    for (lane, age) in ["alarm", "aggregate", "raw"].iter().zip(outbox.ladder.max_age) {
-        if let Some(age) = age {
-            page.duration(&format!("max_age_{lane}"), age);
-        }
-    }
-    page.line("thin_at_percent", outbox.ladder.thin_at_percent);
-    page.duration("thin_step", outbox.ladder.thin_step);
 }

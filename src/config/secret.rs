@@ -4,6 +4,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use super::encryption::is_key;
 use super::field::{Field, clip_path};
 use super::section::Section;
 use super::units::is_variable_name;
@@ -13,7 +14,8 @@ use super::{Purpose, Secret};
 const SECRET_BYTES_MAX: u64 = 64 << 10;
 /// Stands for a secret where nobody connects to anything.
 const NOT_LOOKED_FOR: &str = "not looked for";
-const HOW: &str = "write { file = \"NAME\" } (a systemd credential or a file beside this one) or { env = \"NAME\" }";
+pub(super) const HOW: &str =
+    "write { file = \"NAME\" } (a systemd credential or a file beside this one) or { env = \"NAME\" }";
 
 /// Where a secret came from, as the file says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +37,19 @@ pub(super) fn required(section: &Section<'_>, key: &'static str) -> Option<Secre
 }
 
 fn secret(field: &Field<'_>) -> Option<Secret> {
+    found(field, Secret::new(NOT_LOOKED_FOR.to_owned()), |bytes, place| {
+        let text = std::str::from_utf8(bytes).map_err(|_| format!("expected text: {place} is not UTF-8"))?;
+        usable(text).map(Secret::new)
+    })
+}
+
+/// What `read` makes of the bytes that a table says where to find; it is told the place, for its messages. Gives
+/// `not_looked_for` where nobody needs it.
+pub(super) fn found<T>(
+    field: &Field<'_>,
+    not_looked_for: T,
+    read: impl FnOnce(&[u8], &str) -> Result<T, String>,
+) -> Option<T> {
     if !field.is_table() {
         let message = if field.is_text() {
             "expected where to find the secret, found the secret itself".to_owned()
@@ -49,25 +64,37 @@ fn secret(field: &Field<'_>) -> Option<Secret> {
     let file = section.get("file");
     let env = section.get("env");
     section.finish();
+    let skipped = match cx.purpose {
+        Purpose::Run | Purpose::Show => false,
+        Purpose::Replay => true,
+        Purpose::Outbox => !field.path.starts_with("outbox."),
+    };
+    // A key where its name should be is not to be shown.
+    let hides =
+        |name: &str| is_key(name).then(|| "the name of what holds the secret, not the secret itself".to_owned());
     let (origin, found, at) = match (&file, &env) {
         (Some(at), None) => {
-            let name = at.checked(|name| {
-                if name.is_empty() || name.contains('\0') { Err("a file".to_owned()) } else { Ok(name.to_owned()) }
+            let name = at.checked(|name| match hides(name) {
+                Some(expected) => Err(expected),
+                None if name.is_empty() || name.contains('\0') => Err("a file".to_owned()),
+                None => Ok(name.to_owned()),
             })?;
-            let found = match cx.purpose {
-                Purpose::Replay => Ok(NOT_LOOKED_FOR.to_owned()),
-                _ => from_file(&name, cx.base, (cx.env)("CREDENTIALS_DIRECTORY").as_deref()),
+            let found = match skipped {
+                true => Ok(None),
+                false => from_file(&name, cx.base, (cx.env)("CREDENTIALS_DIRECTORY").as_deref()).map(Some),
             };
             (Origin::File(name), found, at)
         }
         (None, Some(at)) => {
-            let name = at.checked(|name| match is_variable_name(name) {
-                true => Ok(name.to_owned()),
-                false => Err("the name of an environment variable".to_owned()),
+            let name = at.checked(|name| match (hides(name), is_variable_name(name)) {
+                (Some(expected), _) => Err(expected),
+                (None, true) => Ok(name.to_owned()),
+                (None, false) => Err("the name of an environment variable".to_owned()),
             })?;
-            let found = match cx.purpose {
-                Purpose::Replay => Ok(NOT_LOOKED_FOR.to_owned()),
-                _ => (cx.env)(&name).ok_or_else(|| format!("the environment variable `{name}` is not set")),
+            let found = match (skipped, (cx.env)(&name)) {
+                (true, _) => Ok(None),
+                (_, Some(text)) => Ok(Some((text.into_bytes(), format!("the environment variable `{name}`")))),
+                (_, None) => Err(format!("the environment variable `{name}` is not set")),
             };
             (Origin::Env(name), found, at)
         }
@@ -76,10 +103,17 @@ fn secret(field: &Field<'_>) -> Option<Secret> {
             return None;
         }
     };
-    match found.and_then(|text| usable(&text)) {
+    let found = found.and_then(|found| match found {
+        Some((bytes, _)) if bytes.len() as u64 > SECRET_BYTES_MAX => {
+            Err("expected a secret of at most 64 KiB".to_owned())
+        }
+        Some((bytes, place)) => read(&bytes, &place),
+        None => Ok(not_looked_for),
+    });
+    match found {
         Ok(secret) => {
             cx.origins.borrow_mut().insert(field.path.clone(), origin);
-            Some(Secret::new(secret))
+            Some(secret)
         }
         Err(message) => {
             at.problem(message, None);
@@ -88,17 +122,15 @@ fn secret(field: &Field<'_>) -> Option<Secret> {
     }
 }
 
-/// The content of a secret's file. A name without `/` is a credential of systemd's, or a file beside the configuration.
-fn from_file(name: &str, base: &Path, credentials: Option<&str>) -> Result<String, String> {
+/// The content of a secret's file, and which that is. A name without `/` is a credential of systemd's, or a file beside
+/// the configuration.
+fn from_file(name: &str, base: &Path, credentials: Option<&str>) -> Result<(Vec<u8>, String), String> {
     let beside = base.join(name);
     let credential = credentials.filter(|_| !name.contains('/')).map(|directory| Path::new(directory).join(name));
     let candidates: Vec<&PathBuf> = credential.iter().chain([&beside]).collect();
     for path in &candidates {
         match read(path) {
-            Ok(bytes) => {
-                let text = String::from_utf8(bytes);
-                return text.map_err(|_| format!("expected text: {} is not UTF-8", clip_path(path)));
-            }
+            Ok(bytes) => return Ok((bytes, clip_path(path))),
             // Only a credential that does not exist lets the next place count: one that cannot be read is meant.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(format!("expected a readable file: {}: {error}", clip_path(path))),
@@ -121,9 +153,7 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 /// The secret without the line end that editors leave behind it.
 fn usable(text: &str) -> Result<String, String> {
     let secret = text.trim_end_matches(['\r', '\n']);
-    if text.len() as u64 > SECRET_BYTES_MAX {
-        Err("expected a secret of at most 64 KiB".to_owned())
-    } else if secret.is_empty() {
+    if secret.is_empty() {
         Err("expected a secret, found nothing".to_owned())
     } else if secret.contains(['\r', '\n', '\0']) {
         Err("expected one line, found several".to_owned())

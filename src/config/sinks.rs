@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::encryption::encryption;
 use super::section::Section;
 use super::sources::tls;
 use super::{
@@ -53,6 +54,7 @@ pub(super) fn outbox(section: &Section<'_>) -> Outbox {
         advanced
             .problem_with("commit_bytes", format!("expected at most outbox.advanced.segment_size, which is {most}"));
     }
+    let encryption = encryption(&section.section("encryption"));
     let default = Ladder::default();
     let max_age = ["max_age_alarm", "max_age_aggregate", "max_age_raw"];
     let ladder = Ladder {
@@ -70,6 +72,7 @@ pub(super) fn outbox(section: &Section<'_>) -> Outbox {
         commit_bytes,
         segment_bytes,
         memory_tail_bytes: advanced.size_in_memory("memory_tail", 64 * KIB..=256 * MIB).unwrap_or(4 << 20),
+        encryption,
     };
     advanced.finish();
     section.finish();

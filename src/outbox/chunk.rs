@@ -14,13 +14,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::cipher::SEALED_BYTES;
 use super::record::{self, DecodeError, Names};
 use crate::reading::Batch;
 
 /// The longest value that a segment may hold.
 pub(crate) const VALUE_BYTES_MAX: usize = 6 * 1024;
+/// The longest chunk: with what encryption adds it is a value.
+const CHUNK_BYTES_MAX: usize = VALUE_BYTES_MAX - SEALED_BYTES;
 /// The longest record after compression; a longer one is dead-lettered.
-const RECORD_BYTES_MAX: usize = 40 * (VALUE_BYTES_MAX - HEADER_BYTES);
+const RECORD_BYTES_MAX: usize = 40 * (CHUNK_BYTES_MAX - HEADER_BYTES);
 /// The longest inside of a chunk before compression.
 const LENGTH_MAX: usize = 4 * 1024 * 1024;
 const HEADER_BYTES: usize = 20;
@@ -177,7 +180,7 @@ impl Chunk {
 
     /// Whether `extras` more bytes still fit.
     pub(crate) fn has_room(&self, extras: usize) -> bool {
-        HEADER_BYTES + extras + self.data.len() <= VALUE_BYTES_MAX
+        HEADER_BYTES + extras + self.data.len() <= CHUNK_BYTES_MAX
     }
 
     /// The value to store.
@@ -191,7 +194,7 @@ impl Chunk {
         value.extend(crc.to_le_bytes());
         value.extend(extras);
         value.extend(&self.data);
-        debug_assert!(value.len() <= VALUE_BYTES_MAX);
+        debug_assert!(value.len() <= CHUNK_BYTES_MAX);
         value
     }
 }
@@ -333,7 +336,7 @@ impl Cutter {
     pub(crate) fn cut(&mut self, batch: &Batch) -> Result<Vec<Chunk>, TooLarge> {
         let mut chunks = Vec::new();
         let mut first = 0;
-        let room = VALUE_BYTES_MAX - HEADER_BYTES;
+        let room = CHUNK_BYTES_MAX - HEADER_BYTES;
         while first < batch.len() {
             let fits = (room * 7 / 8 / self.record_bytes).max(1);
             let mut count = fits.min(batch.len() - first).min(record::RECORDS_MAX);

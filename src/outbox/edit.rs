@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use globset::GlobMatcher;
 
 use super::Lane;
+use super::cipher::Keys;
 use super::inspect::{InspectError, Inspection};
 use super::manifest::Manifest;
 use super::recovery::{self, OpenError};
@@ -89,7 +90,7 @@ pub(crate) struct Edit {
 
 impl Edit {
     /// Takes the data directory, unless a gateway has it.
-    pub(crate) fn open(data_dir: &Path, work_dir: Option<&Path>) -> Result<Self, EditError> {
+    pub(crate) fn open(data_dir: &Path, keys: &Keys, work_dir: Option<&Path>) -> Result<Self, EditError> {
         if !data_dir.join("outbox").is_dir() {
             return Err(InspectError::NoOutbox { path: data_dir.to_owned() }.into());
         }
@@ -98,12 +99,12 @@ impl Edit {
             Err(OpenError::InUse { path, process }) => return Err(EditError::Running { path, process }),
             Err(error) => return Err(InspectError::Open(error).into()),
         };
-        Ok(Self { inspection: Inspection::open_as(data_dir, work_dir, None)?, _lock: lock })
+        Ok(Self { inspection: Inspection::open_as(data_dir, keys, work_dir, None)?, _lock: lock })
     }
 
     /// The same for what needs a manifest.
-    pub(crate) fn open_whole(data_dir: &Path, work_dir: Option<&Path>) -> Result<Self, EditError> {
-        let edit = Self::open(data_dir, work_dir)?;
+    pub(crate) fn open_whole(data_dir: &Path, keys: &Keys, work_dir: Option<&Path>) -> Result<Self, EditError> {
+        let edit = Self::open(data_dir, keys, work_dir)?;
         match &edit.inspection.manifest {
             super::inspect::ManifestState::Good => Ok(edit),
             super::inspect::ManifestState::Rebuilt { why, .. } => Err(EditError::NoManifest { why: why.clone() }),

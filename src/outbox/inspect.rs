@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use self::copy::Copies;
 pub(crate) use self::copy::remove_all;
 pub(crate) use self::walk::{Damaged, Piece, pieces};
+use super::cipher::Keys;
 use super::manifest::{Entry, Manifest, ManifestError, Range};
 use super::rebuild::{Rebuilt, rebuild};
 use super::recovery::{self, Found, OpenError};
@@ -70,14 +71,15 @@ pub(crate) struct Inspection {
 
 impl Inspection {
     /// Looks at the outbox of `data_dir`, with copies of segments below `work_dir`.
-    pub(crate) fn open(data_dir: &Path, work_dir: Option<&Path>) -> Result<Self, InspectError> {
+    pub(crate) fn open(data_dir: &Path, keys: &Keys, work_dir: Option<&Path>) -> Result<Self, InspectError> {
         let running = running(data_dir)?;
-        Self::open_as(data_dir, work_dir, running.as_deref())
+        Self::open_as(data_dir, keys, work_dir, running.as_deref())
     }
 
     /// The same where it is known whether a gateway runs.
     pub(super) fn open_as(
         data_dir: &Path,
+        keys: &Keys,
         work_dir: Option<&Path>,
         running: Option<&str>,
     ) -> Result<Self, InspectError> {
@@ -92,7 +94,7 @@ impl Inspection {
         }
         let mut live = running.is_some();
         loop {
-            let copies = Copies::new(&directory, work_dir, running.is_some())?;
+            let copies = Copies::new(&directory, keys, work_dir, running.is_some())?;
             match quietly(|| Self::read(directory.clone(), copies, running.map(str::to_owned))) {
                 // The newest segment has changed its name between the manifest and the copy.
                 Err(InspectError::Open(OpenError::Segment(SegmentError::Io { source, .. })))
@@ -139,7 +141,8 @@ impl Inspection {
                 segment.entry.damaged = true;
             }
         }
-        let journal_from = checkpoint::read(&directory).ok().flatten().map(|checkpoint| checkpoint.segment);
+        let journal_from =
+            checkpoint::read(&directory, copies.keys()).ok().flatten().map(|checkpoint| checkpoint.segment);
         let needed_from = journal_from.into_iter().fold(found.newest.unwrap_or(0), u64::min);
         let lost = found.lost;
         Ok(Self { directory, stored, manifest, segments, needed_from, lost, not_yet_read, running, copies })
@@ -187,16 +190,21 @@ impl Inspection {
         copy::bytes_of(&self.directory)
     }
 
+    /// What encrypted parts of it are read with.
+    pub(crate) fn keys(&self) -> &Keys {
+        self.copies.keys()
+    }
+
     /// What is wrong with the state of the windows, if anything is.
     pub(crate) fn checkpoint_damage(&self) -> Option<String> {
-        checkpoint::read(&self.directory).err().map(|error| error.to_string())
+        checkpoint::read(&self.directory, self.copies.keys()).err().map(|error| error.to_string())
     }
 }
 
 fn rebuilt(directory: &Path, copies: &Copies, why: String) -> Result<(Manifest, ManifestState), InspectError> {
     let found = recovery::segments_in(directory)?;
     let manifest = Manifest::new(String::new(), String::new());
-    let rebuilt = rebuild(directory, &found, manifest, &mut |name| copies.load(name))?;
+    let rebuilt = rebuild(directory, &found, manifest, copies.keys(), &mut |name| copies.load(name))?;
     Ok((rebuilt.manifest.clone(), ManifestState::Rebuilt { why, found: Box::new(rebuilt) }))
 }
 

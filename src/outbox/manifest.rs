@@ -90,6 +90,9 @@ pub(crate) struct Entry {
     /// How far it counts as delivered by an operator's order, until a later cursor says more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) settled: Option<Settled>,
+    /// The id of the key that it is encrypted with, so that a start knows without opening it whether it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key: Option<String>,
 }
 
 impl Entry {

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! - [`pending`]: appends that wait for a commit. [`record`]: records by column, as CBOR. [`chunk`]: compressed, with a CRC, at most 6 KiB.
-//! - [`segment`]: one small sled database. [`manifest`]: which segments exist.
+//! - [`segment`]: one small sled database. [`cipher`]: encryption of its values, by choice. [`manifest`]: which segments exist.
 //! - [`checkpoint`]: the rules' state, which the commits' journal carries on.
 //! - [`recovery`]: what was left by the run before. [`writer`]: the thread that commits, rolls, releases and evicts.
 //! - [`rebuild`]: a manifest from the segments. [`settled`]: what counts as delivered by an operator's order.
@@ -23,6 +23,7 @@
 
 mod checkpoint;
 mod chunk;
+pub(crate) mod cipher;
 pub(crate) mod edit;
 pub(crate) mod inspect;
 pub(crate) mod manifest;

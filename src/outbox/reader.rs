@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, warn};
 
 use super::chunk;
+use super::cipher::Keys;
 use super::manifest::Range;
 use super::record::Names;
 use super::segment::{self, Contents, Key, SegmentError, SharedSegment};
@@ -225,7 +226,8 @@ impl Reader {
         self.head = None;
         if self.loading.as_ref().is_none_or(|(loading, _)| *loading != segment) {
             let path = recovery::segment_path(&self.shared.directory, number, generation);
-            self.loading = Some((segment, tokio::task::spawn_blocking(move || load_head(segment, &path))));
+            let keys = self.shared.keys.clone();
+            self.loading = Some((segment, tokio::task::spawn_blocking(move || load_head(segment, &path, &keys))));
         }
         let Some((_, loading)) = &mut self.loading else { return Ok(()) };
         let loaded = loading.await;
@@ -235,7 +237,8 @@ impl Reader {
             Ok(Err(SegmentError::Damaged { reason, .. })) => {
                 Head { segment, values: Vec::new(), whole: Vec::new(), damage: Some(reason) }
             }
-            Ok(Err(error @ SegmentError::Format { .. })) => {
+            // The keys that the manifest names were all there at the start: this one's header says something else.
+            Ok(Err(error @ (SegmentError::Format { .. } | SegmentError::Key { .. }))) => {
                 Head { segment, values: Vec::new(), whole: Vec::new(), damage: Some(error.to_string()) }
             }
             Ok(Err(error)) => {
@@ -306,10 +309,10 @@ fn decode<V: AsRef<[u8]>>(parts: &[V], names: &mut Names) -> Result<Batch, chunk
 }
 
 /// Reads a closed segment whole, once whoever has it open has closed it.
-pub(crate) fn load(path: &Path) -> Result<Contents, SegmentError> {
+pub(crate) fn load(path: &Path, keys: &Keys) -> Result<Contents, SegmentError> {
     let mut attempts = 0;
     loop {
-        match segment::load(path) {
+        match segment::load(path, keys) {
             Err(SegmentError::Locked { .. }) if attempts < LOCKED_ATTEMPTS => {
                 attempts += 1;
                 std::thread::sleep(LOCKED_PAUSE);
@@ -319,8 +322,8 @@ pub(crate) fn load(path: &Path) -> Result<Contents, SegmentError> {
     }
 }
 
-fn load_head(segment: (u64, u32), path: &Path) -> Result<Head, SegmentError> {
-    let contents = load(path)?;
+fn load_head(segment: (u64, u32), path: &Path, keys: &Keys) -> Result<Head, SegmentError> {
+    let contents = load(path, keys)?;
     let whole = whole(&contents);
     Ok(Head { segment, values: contents.values, whole, damage: contents.damage })
 }

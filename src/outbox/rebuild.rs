@@ -11,6 +11,7 @@ use std::path::Path;
 use tracing::{error, warn};
 
 use super::chunk::Extras;
+use super::cipher::Keys;
 use super::manifest::{Entry, Manifest, Range, Witness};
 use super::progress::Progress;
 use super::reader::whole;
@@ -77,6 +78,7 @@ pub(crate) fn rebuild(
     directory: &Path,
     found: &[Name],
     manifest: Manifest,
+    keys: &Keys,
     load: Load<'_>,
 ) -> Result<Rebuilt, OpenError> {
     let mut rebuilt = Rebuilt {
@@ -107,8 +109,13 @@ pub(crate) fn rebuild(
                 }
                 Err(error) => return Err(error.into()),
             };
-            taken = true;
             let whole = whole(&contents);
+            // A database that opens empty, or whose header is lost and whose values are unreadable with it.
+            if contents.run.is_none() && whole.is_empty() {
+                rebuilt.damaged.push((name, "it has neither a header nor a record that can be read".to_owned()));
+                continue;
+            }
+            taken = true;
             installation = installation_in(&recovery::extras(&contents, None)).or(installation);
             let entry = entry(directory, name, &contents, &whole);
             let lost: u64 = Lane::ALL
@@ -132,7 +139,7 @@ pub(crate) fn rebuild(
         rebuilt.knows_installation = true;
     }
     rebuilt.leave_out_repeated(&held);
-    rebuilt.manifest.next = next_number(directory, found);
+    rebuilt.manifest.next = next_number(directory, found, keys);
     rebuilt.open_newest(directory);
     Ok(rebuilt)
 }
@@ -202,7 +209,8 @@ fn entry(directory: &Path, (number, generation): Name, contents: &Contents, whol
 /// What a segment holds by its own account.
 pub(crate) fn entry_of(contents: &Contents, whole: &[(Key, usize)]) -> Entry {
     let run = contents.run.clone().unwrap_or_default();
-    let mut entry = Entry { run, lanes: recovery::ranges(whole), sealed: true, ..Entry::default() };
+    let key = contents.key.clone();
+    let mut entry = Entry { run, key, lanes: recovery::ranges(whole), sealed: true, ..Entry::default() };
     recovery::describe(&mut entry, contents);
     entry
 }
@@ -233,9 +241,9 @@ fn without_repeated(range: Range, later: &[Range]) -> Option<Range> {
 }
 
 /// A number that was never used, as far as can be seen.
-fn next_number(directory: &Path, found: &[Name]) -> u64 {
+fn next_number(directory: &Path, found: &[Name], keys: &Keys) -> u64 {
     let aside = recovery::segments_in(&directory.join(recovery::QUARANTINE)).unwrap_or_default();
-    let checkpoint = checkpoint::read(directory).ok().flatten().map_or(0, |checkpoint| checkpoint.segment);
+    let checkpoint = checkpoint::read(directory, keys).ok().flatten().map_or(0, |checkpoint| checkpoint.segment);
     let witnessed = Witness::read(directory).map_or(0, |witnessed| witnessed.segment);
     let used = found.iter().chain(&aside).map(|(number, _)| *number);
     used.chain([checkpoint.saturating_sub(1), witnessed]).max().unwrap_or(0) + 1

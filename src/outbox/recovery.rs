@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 
 use super::checkpoint::{self, Checkpoint, CheckpointError};
 use super::chunk::{self, CursorEntry, Cutter, Extras, JournalPart};
+use super::cipher::Keys;
 use super::manifest::{Declared, Entry, Manifest, ManifestError, Moved, Range, Witness};
 use super::reader::whole;
 use super::rebuild::{Load, rebuild};
@@ -58,6 +59,21 @@ pub enum OpenError {
     /// The manifest cannot be used.
     #[error("{0}")]
     Manifest(String),
+    /// What is stored is encrypted with a key that is not configured.
+    #[error(
+        "{path}: {what} encrypted with key {id}, which is not among the keys in [outbox.encryption] ({configured}): set it as \
+         key, or add it to previous_keys; nothing was changed"
+    )]
+    Key {
+        /// The outbox's directory.
+        path: PathBuf,
+        /// The id of the key that is missing.
+        id: String,
+        /// What it has encrypted.
+        what: String,
+        /// The ids of the configured keys.
+        configured: String,
+    },
     /// The newest segment cannot be read now.
     #[error(transparent)]
     Segment(#[from] SegmentError),
@@ -106,11 +122,15 @@ pub(crate) fn open(
     let directory = options.data_dir.join("outbox");
     make_directory(&directory).map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
     let lock = lock(&options.data_dir)?;
-    let mut manifest = read_manifest(&directory, &options.machine)?;
+    let keys = Keys::new(&settings.encryption);
+    let checkpoint = checkpoint::read(&directory, &keys);
+    // Before anything is written, moved or removed.
+    check_keys(&directory, &keys, checkpoint.as_ref().err())?;
+    let mut manifest = read_manifest(&directory, &options.machine, &keys)?;
     remove_unnamed(&directory, &manifest);
-    let checkpoint = read_checkpoint(&directory)?;
+    let checkpoint = take_checkpoint(&directory, checkpoint)?;
     let mut found = Found::default();
-    let load = &mut |(number, generation)| segment::load(&segment_path(&directory, number, generation));
+    let load = &mut |(number, generation)| segment::load(&segment_path(&directory, number, generation), &keys);
     found.read(&directory, &mut manifest, checkpoint.as_ref().map(|checkpoint| checkpoint.segment), load)?;
     if manifest.machine != options.machine && !manifest.machine.is_empty() && !options.machine.is_empty() {
         warn!(
@@ -197,7 +217,32 @@ pub(super) fn lock(data_dir: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
-fn read_manifest(directory: &Path, machine: &str) -> Result<Manifest, OpenError> {
+/// Whether the keys of all that is stored are there: those of the segments that the manifest names, and of the checkpoint.
+fn check_keys(directory: &Path, keys: &Keys, checkpoint: Option<&CheckpointError>) -> Result<(), OpenError> {
+    let missing = |id: &str, what: String| {
+        let configured = if keys.ids().is_empty() { "there are none".to_owned() } else { keys.ids().join(", ") };
+        OpenError::Key { path: directory.to_owned(), id: id.to_owned(), what, configured }
+    };
+    // One that is damaged is made anew, and the segments then say it themselves.
+    let segments = Manifest::read(directory).ok().flatten().map(|manifest| manifest.segments).unwrap_or_default();
+    let unknown = |entry: &&Entry| entry.key.as_ref().is_some_and(|id| !keys.has(id));
+    if let Some(id) = segments.iter().find(unknown).and_then(|entry| entry.key.as_deref()) {
+        let of_key: Vec<u64> =
+            segments.iter().filter(|entry| entry.key.as_deref() == Some(id)).map(|entry| entry.number).collect();
+        let what = match of_key.as_slice() {
+            [one] => format!("segment {one} is"),
+            [first, .., last] => format!("{} segments ({first} to {last}) are", of_key.len()),
+            [] => String::new(),
+        };
+        return Err(missing(id, what));
+    }
+    match checkpoint {
+        Some(CheckpointError::Key(id)) => Err(missing(id, "the state of the windows is".to_owned())),
+        _ => Ok(()),
+    }
+}
+
+fn read_manifest(directory: &Path, machine: &str, keys: &Keys) -> Result<Manifest, OpenError> {
     let reason = match Manifest::read(directory) {
         Ok(Some(manifest)) => return Ok(manifest),
         Ok(None) => None,
@@ -205,15 +250,19 @@ fn read_manifest(directory: &Path, machine: &str) -> Result<Manifest, OpenError>
         Err(error) => return Err(OpenError::Manifest(error.to_string())),
     };
     let found = segments_in(directory)?;
+    let mut manifest = Manifest::new(machine.to_owned(), random_name()?);
+    let mut rebuilt = None;
+    if !found.is_empty() {
+        warn!(segments = found.len(), "the outbox has segments and no manifest: it is made anew from them");
+        let load = &mut |(number, generation)| segment::load(&segment_path(directory, number, generation), keys);
+        // Nothing is moved before all of it was read: the key of a segment may be missing.
+        rebuilt = Some(rebuild(directory, &found, manifest.clone(), keys, load)?);
+    }
     if let Some(reason) = &reason {
         Manifest::set_aside(directory).map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
         error!("the outbox's manifest is damaged ({reason}): it is made anew from the segments");
     }
-    let mut manifest = Manifest::new(machine.to_owned(), random_name()?);
-    if !found.is_empty() {
-        warn!(segments = found.len(), "the outbox has segments and no manifest: it is made anew from them");
-        let load = &mut |(number, generation)| segment::load(&segment_path(directory, number, generation));
-        let rebuilt = rebuild(directory, &found, manifest, load)?;
+    if let Some(rebuilt) = rebuilt {
         rebuilt.set_aside(directory)?;
         rebuilt.log();
         manifest = rebuilt.manifest;
@@ -223,9 +272,12 @@ fn read_manifest(directory: &Path, machine: &str) -> Result<Manifest, OpenError>
 }
 
 /// The rules' state. A damaged one is set aside; what it held is lost, and whoever reads the journal says so.
-fn read_checkpoint(directory: &Path) -> Result<Option<Checkpoint>, OpenError> {
+fn take_checkpoint(
+    directory: &Path,
+    read: Result<Option<Checkpoint>, CheckpointError>,
+) -> Result<Option<Checkpoint>, OpenError> {
     let error = |source| OpenError::Directory { path: directory.join("CHECKPOINT"), source };
-    match checkpoint::read(directory) {
+    match read {
         Ok(found) => Ok(found),
         Err(CheckpointError::Damaged(reason)) => {
             error!("the checkpoint of the windows' state is damaged ({reason}) and is set aside: the state is lost");
@@ -233,7 +285,7 @@ fn read_checkpoint(directory: &Path) -> Result<Option<Checkpoint>, OpenError> {
             Ok(None)
         }
         Err(CheckpointError::Io(source)) => Err(error(source)),
-        Err(later @ CheckpointError::Version(_)) => {
+        Err(later @ (CheckpointError::Version(_) | CheckpointError::Key(_))) => {
             let path = directory.join("CHECKPOINT");
             Err(OpenError::Manifest(format!("{}: {later}", path.display())))
         }

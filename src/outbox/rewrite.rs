@@ -16,6 +16,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::chunk::{self, Cutter};
+use super::cipher::Keys;
 use super::manifest::{Declared, Entry, Range};
 use super::progress::Progress;
 use super::reader::{load, whole};
@@ -133,8 +134,13 @@ pub(crate) enum RewriteError {
     Content(String),
 }
 
-/// Makes the new segment of `plan` below `directory`.
-pub(crate) fn rewrite(directory: &Path, plan: &Plan, cutter: &mut Cutter) -> Result<Rewritten, RewriteError> {
+/// Makes the new segment of `plan` below `directory`, encrypted as what is new is.
+pub(crate) fn rewrite(
+    directory: &Path,
+    keys: &Keys,
+    plan: &Plan,
+    cutter: &mut Cutter,
+) -> Result<Rewritten, RewriteError> {
     let Some(first) = plan.group.first() else {
         return Err(RewriteError::Content("there is nothing to rewrite".to_owned()));
     };
@@ -155,7 +161,7 @@ pub(crate) fn rewrite(directory: &Path, plan: &Plan, cutter: &mut Cutter) -> Res
     let mut names = Names::default();
     for source in &plan.group {
         let (number, generation) = source.id();
-        let contents = load(&recovery::segment_path(directory, number, generation))?;
+        let contents = load(&recovery::segment_path(directory, number, generation), keys)?;
         let whole = whole(&contents);
         let lost = source.lost(&whole);
         if !lost.is_empty() {
@@ -210,23 +216,27 @@ pub(crate) fn rewrite(directory: &Path, plan: &Plan, cutter: &mut Cutter) -> Res
         return Ok(Rewritten { entry: None, gaps, given_up, thinned, aggregates });
     }
     let path = recovery::segment_path(directory, entry.number, entry.generation);
-    let made = store(&path, &entry.run, &kept.into_iter().collect::<Vec<_>>());
-    if let Err(error) = made {
-        // Half a segment that no manifest names.
-        let _ = std::fs::remove_dir_all(&path);
-        return Err(error.into());
+    match store(&path, &entry.run, keys, &kept.into_iter().collect::<Vec<_>>()) {
+        Ok(key) => entry.key = key,
+        Err(error) => {
+            // Half a segment that no manifest names.
+            let _ = std::fs::remove_dir_all(&path);
+            return Err(error.into());
+        }
     }
     entry.bytes = segment::disk_bytes(&path);
     Ok(Rewritten { entry: Some(entry), gaps, given_up, thinned, aggregates })
 }
 
-fn store(path: &Path, run: &str, values: &[(Key, Vec<u8>)]) -> Result<(), SegmentError> {
+/// Gives the id of the key that it is encrypted with.
+fn store(path: &Path, run: &str, keys: &Keys, values: &[(Key, Vec<u8>)]) -> Result<Option<String>, SegmentError> {
     // Left by an attempt that a crash cut off, or another that came to nothing.
     if path.exists() {
         std::fs::remove_dir_all(path).map_err(|source| SegmentError::Io { path: path.to_owned(), source })?;
     }
-    let mut segment = Segment::create(path, run)?;
-    segment.fill(values)
+    let mut segment = Segment::create(path, run, keys)?;
+    segment.fill(values)?;
+    Ok(segment.key_id())
 }
 
 impl Source {

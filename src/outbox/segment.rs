@@ -10,9 +10,15 @@
 //! stored instead of 3.72, and 1.02 held instead of 2.23). A commit of one value is a plain insert, because a batch
 //! costs a write of its own.
 //!
+//! **Encryption**, where it is on: each value is sealed under a key of this segment's own, whose salt stands with the id of
+//! the configured key in the header. A database that cannot be read without a key has format 2, so that a release that
+//! knows nothing of it does not take it for damaged. The run in the header is part of the key, and a value's key in the
+//! database is sealed with it, so that neither can be exchanged. What does not open is damage of that value alone.
+//!
 //! After any error sled's background thread has ended and the error sticks: the segment is given up and another begun;
 //! a sync is never tried again on the same descriptor.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,6 +28,7 @@ use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use super::Lane;
+use super::cipher::{Keys, Opener, Sealer};
 use super::manifest::use_reserve;
 
 /// Values that one tree takes: below ten changes sled never rewrites the leaf.
@@ -35,11 +42,17 @@ const HEADER_TREE: &str = "header";
 const RUN_KEY: &[u8] = b"run";
 const FORMAT_KEY: &[u8] = b"format";
 const FORMAT: &[u8] = b"1";
+const FORMAT_SEALED: &[u8] = b"2";
+const KEY_KEY: &[u8] = b"key";
+const SALT_KEY: &[u8] = b"salt";
 
 /// A segment of a few MiB opens in milliseconds; one that takes this long never will.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many segments are being loaded.
 static LOADING: AtomicUsize = AtomicUsize::new(0);
+
+/// What is wrong with a value that does not open.
+const CHANGED: &str = "a value was changed after it was encrypted";
 
 /// The key's first byte for values that hold no records.
 const NOTES: u8 = 0xFE;
@@ -100,12 +113,22 @@ pub enum SegmentError {
         reason: String,
     },
     /// Written by a later release.
-    #[error("segment {path} has format {found}, this program knows {FORMAT:?}: install the release that wrote it")]
+    #[error("segment {path} has format {found}, this program knows 1 and 2: install the release that wrote it")]
     Format {
         /// Its directory.
         path: PathBuf,
         /// The format it claims.
         found: String,
+    },
+    /// Encrypted with a key that is not configured. Not damage.
+    #[error(
+        "segment {path} is encrypted with key {id}, which is none of the keys in [outbox.encryption]: add it there"
+    )]
+    Key {
+        /// Its directory.
+        path: PathBuf,
+        /// The id of its key.
+        id: String,
     },
 }
 
@@ -118,6 +141,7 @@ pub(crate) struct Segment {
     tree: sled::Tree,
     trees: u64,
     in_tree: usize,
+    sealer: Option<Sealer>,
 }
 
 fn config(path: &Path) -> sled::Config {
@@ -129,17 +153,22 @@ fn tree_name(number: u64) -> String {
 }
 
 impl Segment {
-    /// Begins a new segment in `path`, which does not exist, and makes it durable.
-    pub(crate) fn create(path: &Path, run: &str) -> Result<Self, SegmentError> {
+    /// Begins a new segment in `path`, which does not exist, and makes it durable. It is encrypted if there is a key for that.
+    pub(crate) fn create(path: &Path, run: &str, keys: &Keys) -> Result<Self, SegmentError> {
         let error = |error| classify(path, error);
         let io = |source| SegmentError::Io { path: path.to_owned(), source };
         let database = config(path).open().map_err(error)?;
         let header = database.open_tree(HEADER_TREE).map_err(error)?;
-        header.insert(FORMAT_KEY, FORMAT).map_err(error)?;
+        let sealer = keys.sealer(run.as_bytes()).map_err(io)?;
+        header.insert(FORMAT_KEY, if sealer.is_some() { FORMAT_SEALED } else { FORMAT }).map_err(error)?;
+        if let Some(sealer) = &sealer {
+            header.insert(KEY_KEY, sealer.id()).map_err(error)?;
+            header.insert(SALT_KEY, sealer.salt()).map_err(error)?;
+        }
         header.insert(RUN_KEY, run.as_bytes()).map_err(error)?;
         let tree = database.open_tree(tree_name(0)).map_err(error)?;
         let file = File::open(path.join("db")).map_err(io)?;
-        let segment = Self { path: path.to_owned(), database, file, tree, trees: 1, in_tree: 0 };
+        let segment = Self { path: path.to_owned(), database, file, tree, trees: 1, in_tree: 0, sealer };
         segment.sync()?;
         File::open(path.join("conf")).and_then(|conf| conf.sync_all()).map_err(io)?;
         sync_directory(path).map_err(io)?;
@@ -164,12 +193,14 @@ impl Segment {
             self.in_tree = 0;
         }
         self.in_tree += values.len();
+        let io = |source| SegmentError::Io { path: self.path.clone(), source };
         let stored = if let [(key, value)] = values {
-            self.tree.insert(key.bytes(), value.as_slice()).map(drop)
+            let value = sealed(&mut self.sealer, *key, value).map_err(io)?;
+            self.tree.insert(key.bytes(), &*value).map(drop)
         } else {
             let mut batch = sled::Batch::default();
             for (key, value) in values {
-                batch.insert(&key.bytes(), value.as_slice());
+                batch.insert(&key.bytes(), &*sealed(&mut self.sealer, *key, value).map_err(io)?);
             }
             self.tree.apply_batch(batch)
         };
@@ -184,6 +215,11 @@ impl Segment {
         self.sync()
     }
 
+    /// The id of the key that it is encrypted with.
+    pub(crate) fn key_id(&self) -> Option<String> {
+        self.sealer.as_ref().map(|sealer| sealer.id().to_owned())
+    }
+
     fn sync(&self) -> Result<(), SegmentError> {
         self.database.flush().map_err(|error| classify(&self.path, error))?;
         self.file.sync_data().map_err(|source| SegmentError::Io { path: self.path.clone(), source })
@@ -191,7 +227,8 @@ impl Segment {
 
     /// A handle that reads single values while the segment is written.
     pub(crate) fn shared(&self) -> SharedSegment {
-        SharedSegment { path: self.path.clone(), database: self.database.clone() }
+        let opener = self.sealer.as_ref().map(Sealer::opener);
+        SharedSegment { path: self.path.clone(), database: self.database.clone(), opener }
     }
 
     /// Bytes that the database's file takes on disk, the step that it has begun included.
@@ -200,11 +237,20 @@ impl Segment {
     }
 }
 
+/// The value as it is stored.
+fn sealed<'a>(sealer: &mut Option<Sealer>, key: Key, value: &'a [u8]) -> io::Result<Cow<'a, [u8]>> {
+    match sealer {
+        Some(sealer) => sealer.seal(&key.bytes(), value).map(Cow::Owned),
+        None => Ok(Cow::Borrowed(value)),
+    }
+}
+
 /// Reads single values of the segment that is being written.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedSegment {
     path: PathBuf,
     database: sled::Db,
+    opener: Option<Opener>,
 }
 
 impl SharedSegment {
@@ -217,7 +263,14 @@ impl SharedSegment {
     pub(crate) fn get(&self, tree: u64, key: Key) -> Result<Option<Vec<u8>>, SegmentError> {
         let error = |error| classify(&self.path, error);
         let tree = self.database.open_tree(tree_name(tree)).map_err(error)?;
-        Ok(tree.get(key.bytes()).map_err(error)?.map(|value| value.to_vec()))
+        let Some(value) = tree.get(key.bytes()).map_err(error)? else { return Ok(None) };
+        match &self.opener {
+            None => Ok(Some(value.to_vec())),
+            Some(opener) => match opener.open(&key.bytes(), &value) {
+                Some(value) => Ok(Some(value)),
+                None => Err(SegmentError::Damaged { path: self.path.clone(), reason: CHANGED.to_owned() }),
+            },
+        }
     }
 }
 
@@ -228,6 +281,8 @@ pub(crate) struct Contents {
     pub(crate) run: Option<String>,
     /// Its values, in the order of their keys.
     pub(crate) values: Vec<(Key, Vec<u8>)>,
+    /// The id of the key that it is encrypted with.
+    pub(crate) key: Option<String>,
     /// What could not be read, for the log. The rest is there.
     pub(crate) damage: Option<String>,
 }
@@ -236,15 +291,16 @@ pub(crate) struct Contents {
 /// database open, and finds damage before anything is made of it.
 ///
 /// # Errors
-/// When nothing of it can be read; [`SegmentError::Damaged`] alone means damage. A panic of the database is damage.
-pub(crate) fn load(path: &Path) -> Result<Contents, SegmentError> {
+/// When nothing of it can be read; [`SegmentError::Damaged`] alone means damage. A panic of the database is damage, a key
+/// that is not there is none.
+pub(crate) fn load(path: &Path, keys: &Keys) -> Result<Contents, SegmentError> {
     let file = path.join("db");
     let length = fs::metadata(&file).map(|metadata| metadata.len());
-    let mut loaded = load_once(path);
+    let mut loaded = load_once(path, keys);
     if let Err(SegmentError::Io { source, .. }) = &loaded
         && path.parent().is_some_and(|directory| use_reserve(directory, source))
     {
-        loaded = load_once(path);
+        loaded = load_once(path, keys);
     }
     if let (Err(SegmentError::Io { source, .. }), Ok(length)) = (&loaded, length)
         && source.kind() == io::ErrorKind::StorageFull
@@ -256,14 +312,15 @@ pub(crate) fn load(path: &Path) -> Result<Contents, SegmentError> {
     loaded
 }
 
-fn load_once(path: &Path) -> Result<Contents, SegmentError> {
+fn load_once(path: &Path, keys: &Keys) -> Result<Contents, SegmentError> {
     let damaged = |reason: String| SegmentError::Damaged { path: path.to_owned(), reason };
     if !path.join("db").exists() {
         return Err(damaged("its file `db` is missing".to_owned()));
     }
     let (done, loaded) = mpsc::sync_channel(1);
     LOADING.fetch_add(1, Ordering::SeqCst);
-    let outcome = start_loading(Job { path: path.to_owned(), done }).map(|()| loaded.recv_timeout(LOAD_TIMEOUT));
+    let outcome = start_loading(Job { path: path.to_owned(), keys: keys.clone(), done })
+        .map(|()| loaded.recv_timeout(LOAD_TIMEOUT));
     LOADING.fetch_sub(1, Ordering::SeqCst);
     let outcome = outcome.map_err(|source| SegmentError::Io { path: path.to_owned(), source })?;
     if outcome.is_err() {
@@ -284,6 +341,7 @@ fn load_once(path: &Path) -> Result<Contents, SegmentError> {
 /// A segment to read, and who waits for it.
 struct Job {
     path: PathBuf,
+    keys: Keys,
     done: mpsc::SyncSender<std::thread::Result<Result<Contents, SegmentError>>>,
 }
 
@@ -302,8 +360,8 @@ fn start_loading(job: Job) -> io::Result<()> {
     };
     let (jobs, queue) = mpsc::channel::<Job>();
     std::thread::Builder::new().name("outbox-load".to_owned()).spawn(move || {
-        for Job { path, done } in queue {
-            let _ = done.send(catch_unwind(AssertUnwindSafe(|| read_all(&path))));
+        for Job { path, keys, done } in queue {
+            let _ = done.send(catch_unwind(AssertUnwindSafe(|| read_all(&path, &keys))));
         }
     })?;
     // The thread has just begun to listen.
@@ -317,19 +375,31 @@ pub(crate) fn is_loading() -> bool {
     LOADING.load(Ordering::SeqCst) > 0
 }
 
-fn read_all(path: &Path) -> Result<Contents, SegmentError> {
+fn read_all(path: &Path, keys: &Keys) -> Result<Contents, SegmentError> {
     let error = |error| classify(path, error);
     let database = config(path).open().map_err(error)?;
     let mut contents = Contents::default();
     let header = database.open_tree(HEADER_TREE).map_err(error)?;
-    if let Ok(Some(format)) = header.get(FORMAT_KEY)
-        && format != FORMAT
-    {
-        let found = String::from_utf8_lossy(&format).into_owned();
-        return Err(SegmentError::Format { path: path.to_owned(), found });
-    }
-    if let Ok(Some(run)) = header.get(RUN_KEY) {
-        contents.run = std::str::from_utf8(&run).ok().map(str::to_owned);
+    let text = |key: &[u8]| header.get(key).ok().flatten().map(|text| String::from_utf8_lossy(&text).into_owned());
+    contents.run = text(RUN_KEY).filter(|run| !run.contains(char::REPLACEMENT_CHARACTER));
+    let mut opener = None;
+    match text(FORMAT_KEY) {
+        Some(format) if format.as_bytes() == FORMAT_SEALED => {
+            let (Some(id), Ok(Some(salt))) = (text(KEY_KEY), header.get(SALT_KEY)) else {
+                let reason = "its header does not say which key it is encrypted with".to_owned();
+                return Err(SegmentError::Damaged { path: path.to_owned(), reason });
+            };
+            let run = contents.run.as_deref().unwrap_or_default();
+            opener = keys.opener(&id, &salt, run.as_bytes());
+            if opener.is_none() {
+                return Err(SegmentError::Key { path: path.to_owned(), id });
+            }
+            contents.key = Some(id);
+        }
+        Some(found) if found.as_bytes() != FORMAT => {
+            return Err(SegmentError::Format { path: path.to_owned(), found });
+        }
+        _ => {}
     }
     for name in database.tree_names() {
         if name == HEADER_TREE.as_bytes() || name == b"__sled__default" {
@@ -344,9 +414,13 @@ fn read_all(path: &Path) -> Result<Contents, SegmentError> {
         };
         for entry in tree.iter() {
             match entry {
-                Ok((key, value)) => match Key::parse(&key) {
-                    Some(key) => contents.values.push((key, value.to_vec())),
-                    None => contents.damage = Some(format!("a key of {} bytes that is none of ours", key.len())),
+                Ok((bytes, value)) => match (Key::parse(&bytes), &opener) {
+                    (Some(key), None) => contents.values.push((key, value.to_vec())),
+                    (Some(key), Some(opener)) => match opener.open(&bytes, &value) {
+                        Some(value) => contents.values.push((key, value)),
+                        None => contents.damage = Some(CHANGED.to_owned()),
+                    },
+                    (None, _) => contents.damage = Some(format!("a key of {} bytes that is none of ours", bytes.len())),
                 },
                 Err(error) => {
                     contents.damage = Some(error.to_string());
@@ -379,4 +453,105 @@ pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
 /// Bytes that a closed segment takes on disk.
 pub(crate) fn disk_bytes(path: &Path) -> u64 {
     fs::metadata(path.join("db")).map_or(0, |metadata| metadata.len().next_multiple_of(DISK_STEP_BYTES))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Encryption, EncryptionKey};
+
+    const KEYS: [Key; 2] =
+        [Key { lane: Some(Lane::Raw), number: 1, part: 0 }, Key { lane: Some(Lane::Raw), number: 2, part: 0 }];
+
+    fn keys() -> Keys {
+        let key = EncryptionKey::new(std::array::from_fn(|at| at as u8));
+        Keys::new(&Encryption { key: Some(key), previous_keys: Vec::new() })
+    }
+
+    /// An encrypted segment of two values, and its database open again.
+    fn stored(path: &Path) -> sled::Db {
+        let mut segment = Segment::create(path, "run", &keys()).unwrap();
+        segment.commit(&KEYS.map(|key| (key, vec![key.number as u8; 100]))).unwrap();
+        drop(segment);
+        config(path).open().unwrap()
+    }
+
+    /// What is left of it after `change`: the numbers of the values, and the damage.
+    fn after(change: impl FnOnce(&sled::Db)) -> Result<(Vec<u64>, Option<String>), SegmentError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("1");
+        let database = stored(&path);
+        change(&database);
+        database.flush().unwrap();
+        drop(database);
+        let contents = load(&path, &keys())?;
+        for (key, value) in &contents.values {
+            assert_eq!(value, &vec![key.number as u8; 100]);
+        }
+        Ok((contents.values.into_iter().map(|(key, _)| key.number).collect(), contents.damage))
+    }
+
+    fn change(database: &sled::Db, tree: &str, key: &[u8], change: impl FnOnce(&mut Vec<u8>)) {
+        let tree = database.open_tree(tree).unwrap();
+        let mut value = tree.get(key).unwrap().unwrap().to_vec();
+        change(&mut value);
+        tree.insert(key, value).unwrap();
+    }
+
+    #[test]
+    fn a_changed_bit_of_a_value_costs_that_value() {
+        assert_eq!(after(|_| ()).unwrap(), (vec![1, 2], None));
+        // Counter, ciphertext, tag.
+        for at in [0, 7, 8, 60, 107, 108, 123] {
+            let flipped = |database: &sled::Db| change(database, "00000000", &KEYS[0].bytes(), |value| value[at] ^= 1);
+            assert_eq!(after(flipped).unwrap(), (vec![2], Some(CHANGED.to_owned())), "byte {at}");
+        }
+        let cut = |database: &sled::Db| change(database, "00000000", &KEYS[1].bytes(), |value| value.truncate(20));
+        assert_eq!(after(cut).unwrap(), (vec![1], Some(CHANGED.to_owned())));
+    }
+
+    #[test]
+    fn values_that_changed_places_are_not_believed() {
+        let swapped = |database: &sled::Db| {
+            let tree = database.open_tree("00000000").unwrap();
+            let [one, two] = KEYS.map(|key| tree.get(key.bytes()).unwrap().unwrap());
+            tree.insert(KEYS[0].bytes(), two).unwrap();
+            tree.insert(KEYS[1].bytes(), one).unwrap();
+        };
+        assert_eq!(after(swapped).unwrap(), (vec![], Some(CHANGED.to_owned())));
+        let repeated = |database: &sled::Db| {
+            let tree = database.open_tree("00000000").unwrap();
+            let value = tree.get(KEYS[0].bytes()).unwrap().unwrap();
+            tree.insert(Key { number: 3, ..KEYS[0] }.bytes(), value).unwrap();
+        };
+        assert_eq!(after(repeated).unwrap(), (vec![1, 2], Some(CHANGED.to_owned())));
+    }
+
+    #[test]
+    fn a_changed_header_is_never_taken_for_another_key_or_another_run() {
+        for key in [SALT_KEY, RUN_KEY] {
+            let flipped = |database: &sled::Db| change(database, HEADER_TREE, key, |value| value[0] ^= 1);
+            assert_eq!(after(flipped).unwrap(), (vec![], Some(CHANGED.to_owned())));
+        }
+        let other_key = |database: &sled::Db| change(database, HEADER_TREE, KEY_KEY, |value| value[0] ^= 1);
+        assert!(matches!(after(other_key), Err(SegmentError::Key { .. })));
+        let no_salt = |database: &sled::Db| drop(database.open_tree(HEADER_TREE).unwrap().remove(SALT_KEY).unwrap());
+        assert!(matches!(after(no_salt), Err(SegmentError::Damaged { .. })));
+        let later = |database: &sled::Db| change(database, HEADER_TREE, FORMAT_KEY, |value| value[0] = b'3');
+        assert!(matches!(after(later), Err(SegmentError::Format { .. })));
+    }
+
+    #[test]
+    fn the_longest_value_stays_in_the_database_when_it_is_encrypted() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("1");
+        let mut segment = Segment::create(&path, "run", &keys()).unwrap();
+        let value = vec![7; super::super::chunk::VALUE_BYTES_MAX - super::super::cipher::SEALED_BYTES];
+        for number in 0..100 {
+            segment.commit(&[(Key { number, ..KEYS[0] }, value.clone())]).unwrap();
+        }
+        drop(segment);
+        assert_eq!(fs::read_dir(path.join("blobs")).unwrap().count(), 0);
+        assert_eq!(load(&path, &keys()).unwrap().values.len(), 100);
+    }
 }

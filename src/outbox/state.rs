@@ -11,6 +11,7 @@ use roaring::RoaringBitmap;
 use tokio::sync::{Notify, watch};
 
 use super::chunk::CursorEntry;
+use super::cipher::Keys;
 use super::manifest::{Entry, Range};
 use super::pending::{Append, BLOCK_BYTES, Block, boxed_bytes, encoded_bytes, text_bytes};
 use super::progress::Progress;
@@ -397,6 +398,7 @@ pub(crate) struct Shared {
     /// The outbox's directory.
     pub(crate) directory: PathBuf,
     pub(crate) settings: config::Outbox,
+    pub(crate) keys: Keys,
     pub(crate) run: String,
     pub(crate) installation: String,
     /// The number of the first segment that this run can begin.
@@ -423,6 +425,7 @@ impl Shared {
             durable: watch::Sender::new(0),
             readable: Notify::new(),
             directory,
+            keys: Keys::new(&settings.encryption),
             settings,
             run,
             installation,
@@ -477,7 +480,7 @@ impl Shared {
 
     /// Writes a checkpoint that no commit has to wait for: all journal is older than it, or not there yet.
     pub(crate) fn begin_journal(&self, bytes: &[u8]) -> std::io::Result<()> {
-        let written = checkpoint::write(&self.directory, self.first_segment, bytes)?;
+        let written = checkpoint::write(&self.directory, self.first_segment, bytes, &self.keys)?;
         let mut state = self.lock();
         state.checkpoint_bytes = written;
         // What only the journal of earlier runs held back can go now.

@@ -14,6 +14,8 @@ mod hostile;
 mod journal;
 mod ladder;
 mod lanes;
+mod model;
+mod sealed;
 mod torn;
 
 /// An outbox with limits so small that segments roll after a few hundred records.
@@ -35,6 +37,7 @@ impl Rig {
             commit_bytes: 64 * 1024,
             segment_bytes: 16 * 1024,
             memory_tail_bytes: 16 * 1024,
+            encryption: config::Encryption::default(),
         };
         Self { dir: tempfile::tempdir().unwrap(), settings, counters: Counters::default(), next: 0 }
     }

@@ -304,7 +304,7 @@ impl Writer {
     /// are still there, and another one is asked for a little later.
     fn keep_checkpoint(&mut self, shared: &Shared, bytes: &[u8]) {
         let segment = shared.lock().tail.as_ref().map_or(self.manifest.next, |tail| tail.number);
-        let written = checkpoint::write(&shared.directory, segment, bytes);
+        let written = checkpoint::write(&shared.directory, segment, bytes, &shared.keys);
         let mut state = shared.lock();
         let written = match written {
             Ok(written) => written,

@@ -85,6 +85,7 @@ impl Rig {
                 time_quality: TimeQuality::Device,
                 received: Stamp { wall_ms: time_ms, monotonic_ms: 1, trusted: true },
                 mark: Mark::None,
+                alarm: None,
                 fields: mark..batch.mark(),
             }));
             self.next += 1;

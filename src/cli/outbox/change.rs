@@ -25,7 +25,7 @@ pub(super) fn replay(place: &Place, select: &Select, consent: Consent) -> Result
     if select.from.is_none() {
         return Err(Failure::Refused("--from says from when on: a time, or 2h for two hours ago".to_owned()));
     }
-    let mut edit = Edit::open_whole(&place.data_dir()?, place.work_dir.as_deref())?;
+    let mut edit = Edit::open_whole(&place.data_dir()?, &place.keys()?, place.work_dir.as_deref())?;
     let progress = Progress::new(edit.inspection.segments.len(), false);
     let plan = edit.plan_replay(&select.filter(), &mut |_| progress.advance())?;
     drop(progress);
@@ -66,7 +66,7 @@ pub(super) fn repair(place: &Place, consent: Consent) -> Result<ExitCode, Failur
     let data_dir = place.data_dir()?;
     let edit = {
         let _waiting = Progress::waiting("reading the segments");
-        Edit::open(&data_dir, place.work_dir.as_deref())?
+        Edit::open(&data_dir, &place.keys()?, place.work_dir.as_deref())?
     };
     let plan = edit.plan_repair();
     let mut said = Vec::new();
@@ -119,7 +119,7 @@ pub(super) fn purge(place: &Place, select: &Select, what: Purge, consent: Consen
     if what.all && !select.is_empty() {
         return Err(Failure::Refused("--all leaves nothing to select by: give either".to_owned()));
     }
-    let mut edit = Edit::open_whole(&place.data_dir()?, place.work_dir.as_deref())?;
+    let mut edit = Edit::open_whole(&place.data_dir()?, &place.keys()?, place.work_dir.as_deref())?;
     let records = what.all || !select.is_empty();
     let plan = if records {
         let progress = Progress::new(edit.inspection.segments.len(), false);

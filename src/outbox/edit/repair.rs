@@ -23,7 +23,7 @@ impl Edit {
             ManifestState::Good => None,
             ManifestState::Rebuilt { why, .. } => Some(why.clone()),
         };
-        let checkpoint = match checkpoint::read(&self.inspection.directory) {
+        let checkpoint = match checkpoint::read(&self.inspection.directory, self.inspection.keys()) {
             Err(checkpoint::CheckpointError::Damaged(why)) => Some(why.to_owned()),
             _ => None,
         };

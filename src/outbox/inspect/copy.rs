@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::super::cipher::Keys;
 use super::super::recovery;
 use super::super::segment::{self, Contents, SegmentError};
 use super::InspectError;
@@ -37,19 +38,25 @@ pub(crate) fn remove_all() {
 pub(crate) struct Copies {
     outbox: PathBuf,
     work: PathBuf,
+    keys: Keys,
     live: bool,
 }
 
 impl Copies {
     /// Copies below `work_dir`, or where temporary files go.
-    pub(super) fn new(outbox: &Path, work_dir: Option<&Path>, live: bool) -> Result<Self, InspectError> {
+    pub(super) fn new(outbox: &Path, keys: &Keys, work_dir: Option<&Path>, live: bool) -> Result<Self, InspectError> {
         let below = work_dir.map_or_else(std::env::temp_dir, Path::to_owned);
         let error = |source| InspectError::WorkDir { path: below.clone(), source };
         let name = recovery::random_name().map_err(|error_| error(io::Error::other(error_.to_string())))?;
         let work = below.join(format!("tidegate-outbox-{name}"));
         DirBuilder::new().mode(0o700).create(&work).map_err(error)?;
         MADE.lock().unwrap_or_else(PoisonError::into_inner).push(work.clone());
-        Ok(Self { outbox: outbox.to_owned(), work, live })
+        Ok(Self { outbox: outbox.to_owned(), work, keys: keys.clone(), live })
+    }
+
+    /// What encrypted segments are read with.
+    pub(crate) fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// Reads the segment of that number and generation.
@@ -85,13 +92,14 @@ impl Copies {
         }
         remove(&copy).map_err(io)?;
         copy_directory(path, &copy, DEPTH_MAX).map_err(io)?;
-        let loaded = segment::load(&copy);
+        let loaded = segment::load(&copy, &self.keys);
         let _ = remove(&copy);
         // A person knows the original.
         loaded.map_err(|error| match error {
             SegmentError::Locked { .. } => SegmentError::Locked { path: path.to_owned() },
             SegmentError::Io { source, .. } => io(source),
             SegmentError::Damaged { reason, .. } => SegmentError::Damaged { path: path.to_owned(), reason },
+            SegmentError::Key { id, .. } => SegmentError::Key { path: path.to_owned(), id },
             SegmentError::Format { found, .. } => SegmentError::Format { path: path.to_owned(), found },
         })
     }

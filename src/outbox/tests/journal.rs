@@ -1,5 +1,6 @@
 //! The journal and the checkpoint: whatever happens, together they are the state as of the last commit.
 
+use super::super::cipher::Keys;
 use super::super::manifest::Manifest;
 use super::*;
 
@@ -58,7 +59,7 @@ fn body(number: u64) -> Vec<u8> {
 }
 
 fn checkpoint_of(rig: &Rig) -> u64 {
-    let bytes = checkpoint::read(&rig.dir.path().join("outbox")).unwrap().unwrap().bytes;
+    let bytes = checkpoint::read(&rig.dir.path().join("outbox"), &Keys::default()).unwrap().unwrap().bytes;
     u64::from_le_bytes(bytes[..8].try_into().unwrap())
 }
 

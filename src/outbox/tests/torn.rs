@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::outbox::Lane;
+use crate::outbox::cipher::Keys;
 use crate::outbox::segment::{Key, Segment, load};
 
 const PAGE: usize = 4096;
@@ -53,7 +54,7 @@ fn torn_pages_after_the_last_sync_cost_nothing_that_was_committed() {
         let random = &mut fastrand::Rng::with_seed(seed);
         let directory = tempfile::tempdir().unwrap();
         let (path, image) = (directory.path().join("1"), directory.path().join("2"));
-        let mut segment = Segment::create(&path, "run").unwrap();
+        let mut segment = Segment::create(&path, "run", &Keys::default()).unwrap();
         let mut next = 0;
         for _ in 0..random.usize(1..60) {
             commit(&mut segment, &mut next, random);
@@ -65,7 +66,7 @@ fn torn_pages_after_the_last_sync_cost_nothing_that_was_committed() {
         copy(&path, &image);
         let written = fs::read(image.join("db")).unwrap();
         fs::write(image.join("db"), torn(&synced, &written, random)).unwrap();
-        let contents = load(&image).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let contents = load(&image, &Keys::default()).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         for number in 0..durable {
             let found = contents.values.iter().find(|(key, _)| key.number == number);
             let found = found.unwrap_or_else(|| panic!("seed {seed}: value {number} of {durable} is lost"));

@@ -144,7 +144,7 @@ impl Writer {
             Ok(Rewritten { entry: None, gaps, given_up, thinned: 0, aggregates: 0 })
         } else {
             let plan = Plan { group: group.to_vec(), drop, cause, thin: None, at: clock::stamp() };
-            rewrite::rewrite(&shared.directory, &plan, &mut self.cutter)
+            rewrite::rewrite(&shared.directory, &shared.keys, &plan, &mut self.cutter)
         };
         let rewritten = match rewritten {
             Ok(rewritten) => rewritten,
@@ -283,7 +283,7 @@ impl Writer {
     /// Thins while the commits wait: there is no room for them.
     fn thin_now(&mut self, shared: &Shared) -> Result<bool, CommitError> {
         let Some(plan) = self.thin_plan(shared) else { return Ok(false) };
-        let made = rewrite::rewrite(&shared.directory, &plan, &mut self.cutter);
+        let made = rewrite::rewrite(&shared.directory, &shared.keys, &plan, &mut self.cutter);
         self.take_thinned(shared, &plan.group, made).map(|_| true)
     }
 
@@ -301,12 +301,12 @@ impl Writer {
             return;
         }
         let Some(plan) = self.thin_plan(shared) else { return };
-        let (directory, shared) = (shared.directory.clone(), Arc::clone(shared));
+        let shared = Arc::clone(shared);
         let group = plan.group.clone();
         let spawned = std::thread::Builder::new().name("outbox-thin".to_owned()).spawn(move || {
             let made = Cutter::new()
                 .map_err(|error| RewriteError::Content(error.to_string()))
-                .and_then(|mut cutter| rewrite::rewrite(&directory, &plan, &mut cutter));
+                .and_then(|mut cutter| rewrite::rewrite(&shared.directory, &shared.keys, &plan, &mut cutter));
             shared.thinned();
             made
         });

@@ -25,7 +25,7 @@ impl Writer {
         if path.exists() {
             fs::remove_dir_all(&path).map_err(CommitError::Manifest)?;
         }
-        let segment = match Segment::create(&path, &self.run) {
+        let segment = match Segment::create(&path, &self.run, &shared.keys) {
             Ok(segment) => segment,
             Err(error) => {
                 // Half a segment that no manifest names; its number is used again.
@@ -38,6 +38,7 @@ impl Writer {
             run: self.run.to_string(),
             starts: self.next,
             bytes: segment.disk_bytes(),
+            key: segment.key_id(),
             ..Entry::default()
         };
         // Without this a disk that refuses first commits would fill up with segments that hold nothing.
