@@ -233,6 +233,37 @@ fn a_directory_that_cannot_be_written_is_read() {
 }
 
 #[test]
+fn what_was_thinned_and_rewritten_is_whole_to_the_tools_too() {
+    let mut rig = Rig::new();
+    rig.settings.when_full = tidegate::config::WhenFull::Thin;
+    rig.settings.size_max = 8 << 20;
+    rig.settings.segment_bytes = 16 << 10;
+    let (outbox, closer) = rig.open();
+    rig.store(&outbox, 2_000);
+    let mut aggregates = rig.aggregates(50);
+    wait_durable(&outbox, outbox.append(Lane::Aggregate, &mut aggregates, None, &[]));
+    rig.store(&outbox, 10_000);
+    let backlog = outbox.backlog().records;
+    closer.close().unwrap();
+    let list = rig.json(&["list"]);
+    assert!(list.as_array().unwrap().iter().any(|row| row["generation"].as_u64() > Some(0)), "{list:#}");
+    assert_eq!(rig.tool(&["verify"]).code, 0, "{:?}", rig.tool(&["verify"]));
+    // The gaps that declare it may have been stored at the close.
+    let waiting = rig.json(&["status"])["waiting"]["total"].as_u64().unwrap();
+    assert!((backlog..backlog + 50).contains(&waiting), "{backlog} and {waiting}");
+    assert_eq!(rig.export(&[]).len() as u64, waiting);
+    std::fs::remove_file(rig.outbox_dir().join("MANIFEST")).unwrap();
+    assert_eq!(rig.tool(&["repair", "--yes"]).code, 0);
+    assert_eq!(rig.export(&[]).len() as u64, waiting);
+    let (outbox, closer) = rig.open();
+    let all = drain(&mut outbox.reader());
+    let damaged = |record: &&Record| matches!(record, Record::Gap(gap) if &*gap.cause == "damaged");
+    assert_eq!(all.iter().flat_map(|stored| &stored.batch.records).filter(damaged).count(), 0);
+    drop(all);
+    closer.close().unwrap();
+}
+
+#[test]
 fn where_there_is_no_outbox_it_says_so() {
     let nowhere = tempfile::tempdir().unwrap();
     let answer = run(&["outbox", "status", "--data-dir", nowhere.path().to_str().unwrap()]);
