@@ -19,7 +19,7 @@ use super::manifest::{Declared, Entry, Manifest, ManifestError, Range, Witness};
 use super::progress::Progress;
 use super::reader::whole;
 use super::record::{self, Names};
-use super::segment::{self, Contents, SegmentError};
+use super::segment::{self, Contents, SegmentError, sync_directory};
 use super::state::{SegmentState, Shared, State, missing_in, stream_name};
 use super::writer::Writer;
 use super::{Lane, Left, Options};
@@ -82,7 +82,21 @@ pub(crate) fn quarantine(directory: &Path, number: u64) -> io::Result<()> {
         }
         target = aside.join(format!("{number:016}.{again}"));
     }
-    fs::rename(segment_path(directory, number), target)
+    fs::rename(segment_path(directory, number), target)?;
+    // Where a cut brings it back to its old place, the next start removes it: no manifest names it any more.
+    sync_directory(&aside)?;
+    sync_directory(directory)
+}
+
+/// Makes a directory, and its name durable: whatever is synced in it is lost with its name. Each time, because the start
+/// that made it may not have come to that.
+fn make_durable_directory(path: &Path) -> io::Result<()> {
+    make_directory(path)?;
+    let Some(parent) = path.parent() else { return Ok(()) };
+    sync_directory(parent)?;
+    // Whoever installed the gateway made the directory above, and may not let it read the one that is above that.
+    let _ = parent.parent().filter(|above| !above.as_os_str().is_empty()).map(sync_directory);
+    Ok(())
 }
 
 fn make_directory(path: &Path) -> io::Result<()> {
@@ -102,7 +116,8 @@ pub(crate) fn open(
     counters: &Counters,
 ) -> Result<(Shared, Writer, Left), OpenError> {
     let directory = options.data_dir.join("outbox");
-    make_directory(&directory).map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
+    make_durable_directory(&directory)
+        .map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
     let lock = lock(&options.data_dir)?;
     let mut manifest = read_manifest(&directory, &options.machine)?;
     remove_unnamed(&directory, &manifest);
