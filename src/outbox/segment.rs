@@ -305,8 +305,22 @@ pub(crate) fn is_loading() -> bool {
     LOADING.load(Ordering::SeqCst) > 0
 }
 
+/// Removes what sled's last opening noted about the log. It writes that note beside it, and takes one that it had only
+/// begun when the process was killed or the power was cut for a damaged database. The log says all of it again: a
+/// segment's first opening never finds a note.
+fn remove_snapshots(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with("snap.")) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 fn read_all(path: &Path) -> Result<Contents, SegmentError> {
     let error = |error| classify(path, error);
+    remove_snapshots(path).map_err(|source| SegmentError::Io { path: path.to_owned(), source })?;
     let database = config(path).open().map_err(error)?;
     let mut contents = Contents::default();
     let header = database.open_tree(HEADER_TREE).map_err(error)?;

@@ -62,6 +62,9 @@ fn one_disk(seed: u64, losses: &[Loss], deaf: Deaf, tally: &mut Tally) {
         }
     }
     tally.announcements += rig.ledger.announcements;
+    if !rig.ledger.problems().is_empty() && deaf == Deaf::Not {
+        rig.save(&format!("{seed}"));
+    }
     if !rig.ledger.problems().is_empty() && tally.found.is_none() {
         tally.found = Some((seed, rig.ledger.problems().to_vec()));
     }

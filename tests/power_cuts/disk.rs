@@ -327,10 +327,41 @@ impl Disk {
         self.names.retain(|number, _| reached.contains(number));
     }
 
-    /// Bytes of all files.
-    pub(crate) fn bytes(&self) -> u64 {
-        let length = |node: &Node| if let Node::File(file) = node { file.now.len() as u64 } else { 0 };
-        self.nodes.values().map(length).sum()
+    /// What a cut now would have to decide about: files and names with changes that are not synced.
+    pub(crate) fn undecided(&self) -> Vec<String> {
+        let mut all: Vec<String> = self.unsynced.iter().map(|change| format!("{change:?}")).collect();
+        for (number, node) in &self.nodes {
+            if let Node::File(file) = node
+                && !file.since.is_empty()
+            {
+                let changes = file.since.iter().map(|change| match change {
+                    Change::Write(at, bytes) => format!("write {at}+{}", bytes.len()),
+                    Change::Length(length) => format!("length {length}"),
+                });
+                let changes: Vec<String> = changes.collect();
+                let (name, synced) = (self.name(*number), file.synced.len());
+                all.push(format!("{name} ({number}, {synced} synced): {}", changes.join(", ")));
+            }
+        }
+        all
+    }
+
+    /// Writes all files below a directory of a real file system, for a look at them.
+    pub(crate) fn save(&self, path: &std::path::Path) -> std::io::Result<()> {
+        self.save_directory(ROOT, path)
+    }
+
+    fn save_directory(&self, number: u64, path: &std::path::Path) -> std::io::Result<()> {
+        std::fs::create_dir_all(path)?;
+        let names = self.directory(number).map(|directory| directory.now.clone()).unwrap_or_default();
+        for (name, inner) in names {
+            match self.node(inner) {
+                Ok(Node::Directory(_)) => self.save_directory(inner, &path.join(name))?,
+                Ok(Node::File(file)) => std::fs::write(path.join(name), &file.now)?,
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 }
 

@@ -129,11 +129,13 @@ pub(crate) struct Course {
     pub(crate) struck: Option<String>,
     /// The disk as the cut left it.
     pub(crate) image: Option<Disk>,
+    /// The operation at which it came, and what it had to decide about.
+    pub(crate) cut_at: Vec<String>,
 }
 
 impl Course {
     pub(crate) fn new(plan: Plan) -> Self {
-        Self { plan, changes: 0, concerned: [0; 4], fault_seen: 0, struck: None, image: None }
+        Self { plan, changes: 0, concerned: [0; 4], fault_seen: 0, struck: None, image: None, cut_at: Vec::new() }
     }
 
     /// Says whether an operation goes on, or how it fails.
@@ -147,6 +149,8 @@ impl Course {
             && self.changes >= cut.at
             && self.image.is_none()
         {
+            self.cut_at = disk.undecided();
+            self.cut_at.push(format!("before {operation:?} {name}, {:?}", cut.loss));
             self.image = Some(disk.cut(cut.loss, &mut fastrand::Rng::with_seed(cut.seed)));
         }
         if self.image.is_some() {

@@ -42,6 +42,8 @@ pub(crate) struct Unmounted {
     pub(crate) disk: Disk,
     /// Whether the power was cut.
     pub(crate) is_cut: bool,
+    /// The operation at which it was, and what it had to decide about.
+    pub(crate) cut_at: Vec<String>,
     /// The operation that failed first.
     pub(crate) struck: Option<String>,
     /// By [`Kind::ALL`]: operations that such a fault concerns.
@@ -74,7 +76,7 @@ impl Mounted {
         let image = inner.course.image.take();
         let (is_cut, struck, concerned) = (image.is_some(), inner.course.struck.take(), inner.course.concerned);
         let disk = image.unwrap_or_else(|| std::mem::replace(&mut inner.disk, Disk::new()));
-        Unmounted { disk, is_cut, struck, concerned }
+        Unmounted { disk, is_cut, cut_at: std::mem::take(&mut inner.course.cut_at), struck, concerned }
     }
 }
 

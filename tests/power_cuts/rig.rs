@@ -1,5 +1,6 @@
 //! One life of a child on one mounted disk.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::time::Duration;
@@ -14,6 +15,9 @@ use crate::orders::{Orders, Task};
 
 /// A child that is not done by then hangs.
 const LIFE_MAX: Duration = Duration::from_secs(60);
+
+/// How many lives are remembered.
+const HISTORY: usize = 5;
 
 /// What a life left.
 pub(crate) struct Outcome {
@@ -31,13 +35,15 @@ pub(crate) struct Rig {
     pub(crate) size_max: u64,
     pub(crate) patience: Duration,
     lives: u64,
+    /// The disks with which the last lives began, and what each life said last and how it ended.
+    history: VecDeque<(Disk, Vec<String>)>,
 }
 
 impl Rig {
     pub(crate) fn new(size_max: u64) -> Self {
         let mountpoint = tempfile::tempdir().unwrap();
         let patience = Duration::from_secs(30);
-        Self { ledger: Ledger::default(), mountpoint, size_max, patience, lives: 0 }
+        Self { ledger: Ledger::default(), mountpoint, size_max, patience, lives: 0, history: VecDeque::new() }
     }
 
     /// Lets a child live on `disk` until it ends, the power is cut, or `kill_after` has passed.
@@ -52,6 +58,10 @@ impl Rig {
         self.lives += 1;
         self.ledger.begin();
         let path: &Path = self.mountpoint.path();
+        self.history.push_back((disk.clone(), Vec::new()));
+        if self.history.len() > HISTORY {
+            self.history.pop_front();
+        }
         let mounted = Mounted::new(disk, path, plan).unwrap();
         let (size_max, patience) = (self.size_max, self.patience);
         let orders = Orders { path: path.to_owned(), task, seed, life: self.lives, size_max, patience };
@@ -74,7 +84,8 @@ impl Rig {
             }
         }
         let mut said = Said::default();
-        for line in lines.join().unwrap() {
+        let lines = lines.join().unwrap();
+        for line in &lines {
             // The last line of one that was killed may be cut off: it ends without a newline, and lines() cannot tell.
             if let Some(line) = line.strip_prefix("@ ") {
                 self.ledger.take(line, &mut said);
@@ -82,8 +93,23 @@ impl Rig {
         }
         assert!(!hung, "a child hangs");
         let unmounted = mounted.unmount();
+        if let Some((_, last)) = self.history.back_mut() {
+            last.extend(lines.iter().skip(lines.len().saturating_sub(400)).cloned());
+            last.extend(unmounted.cut_at);
+        }
         let (is_cut, struck, concerned) = (unmounted.is_cut, unmounted.struck, unmounted.concerned);
         Outcome { disk: unmounted.disk, said, is_cut, struck, concerned }
+    }
+
+    /// Keeps the disks of the last lives for a look at them.
+    pub(crate) fn save(&self, name: &str) {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("power-cuts").join(name);
+        let _ = std::fs::remove_dir_all(&path);
+        for (at, (disk, lines)) in self.history.iter().enumerate() {
+            disk.save(&path.join(at.to_string())).unwrap();
+            std::fs::write(path.join(format!("{at}.txt")), lines.join("\n")).unwrap();
+        }
+        println!("kept for a look: {}", path.display());
     }
 
     /// Reads all that is on a disk and settles what must be there.
