@@ -45,8 +45,6 @@ pub(crate) enum Kind {
     Short,
     /// An fsync that fails; what it should have made durable is gone.
     Sync,
-    /// EROFS, of whatever changes something.
-    ReadOnly,
 }
 
 impl Kind {
@@ -60,7 +58,6 @@ impl Kind {
             Self::NoSpace => matches!(operation, Operation::Create | Operation::Write),
             Self::Short => operation == Operation::Write,
             Self::Sync => matches!(operation, Operation::Sync | Operation::SyncDirectory),
-            Self::ReadOnly => operation.changes(),
         }
     }
 
@@ -68,7 +65,6 @@ impl Kind {
         match self {
             Self::Io | Self::Sync | Self::Short => Errno::EIO,
             Self::NoSpace => Errno::ENOSPC,
-            Self::ReadOnly => Errno::EROFS,
         }
     }
 }

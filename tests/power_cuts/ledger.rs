@@ -14,7 +14,7 @@ struct Made {
 }
 
 /// Everything that is known. What is wrong is said by [`Ledger::problems`].
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Ledger {
     run: String,
     /// Appends that are durable, were announced or may have become durable.

@@ -12,6 +12,7 @@
 mod cuts;
 mod disk;
 mod faults;
+mod kth;
 mod ledger;
 mod mount;
 mod orders;

@@ -1,16 +1,16 @@
 //! The disk as a real file system: the kernel's FUSE between the program and [`Disk`].
 //!
-//! Everything goes through the kernel's own system calls, with nothing cached there, so what the program believes to be
-//! a sync is one only if the kernel sends one: `sync_file_range` never arrives here.
+//! Everything goes through the kernel's own system calls and its page cache, which writes through: what the program
+//! believes to be a sync is one only if the kernel sends one. `sync_file_range` never arrives here.
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    KernelConfig, LockOwner, MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    KernelConfig, LockOwner, MountOption, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 
@@ -28,7 +28,7 @@ struct Inner {
 }
 
 #[derive(Clone, Debug)]
-struct Shared(Arc<(Mutex<Inner>, Condvar)>);
+struct Shared(Arc<(Mutex<Inner>, Condvar)>, Arc<OnceLock<Notifier>>);
 
 /// A mounted disk.
 pub(crate) struct Mounted {
@@ -53,11 +53,12 @@ pub(crate) struct Unmounted {
 impl Mounted {
     /// Mounts `disk` at `path`, a directory.
     pub(crate) fn new(disk: Disk, path: &Path, plan: Plan) -> std::io::Result<Self> {
-        let shared = Shared(Arc::new((Mutex::new(Inner { disk, course: Course::new(plan) }), Condvar::new())));
+        let shared = Shared(Arc::new((Mutex::new(Inner { disk, course: Course::new(plan) }), Condvar::new())), Arc::default());
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("power-cuts".to_owned()), MountOption::NoAtime];
-        let session = Some(fuser::spawn_mount(Served(shared.clone()), path, &config)?);
-        Ok(Self { shared, session })
+        let session = fuser::spawn_mount(Served(shared.clone()), path, &config)?;
+        let _ = shared.1.set(session.notifier());
+        Ok(Self { shared, session: Some(session) })
     }
 
     /// Waits so long for the cut at most; whether it has come.
@@ -176,6 +177,8 @@ impl Served {
             }
             Err(Kind::Sync) if operation == Operation::Sync => {
                 self.0.lock().disk.forget_file(number.0)?;
+                // The kernel still has the pages that it could not write.
+                let _ = self.0.1.get().map(|kernel| kernel.inval_inode(number, 0, 0));
                 Err(Errno::EIO)
             }
             Err(kind) => Err(kind.into()),
@@ -273,7 +276,7 @@ impl Filesystem for Served {
                 &attributes,
                 Generation(0),
                 FileHandle(0),
-                FopenFlags::FOPEN_DIRECT_IO,
+                FopenFlags::FOPEN_KEEP_CACHE,
             ),
             Err(error) => reply.error(error),
         }
@@ -281,7 +284,7 @@ impl Filesystem for Served {
 
     fn open(&self, _: &Request, number: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         match self.0.step_at(Operation::Open, number) {
-            Ok(_) => reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO),
+            Ok(_) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
             Err(kind) => reply.error(kind.into()),
         }
     }

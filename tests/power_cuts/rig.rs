@@ -46,6 +46,11 @@ impl Rig {
         Self { ledger: Ledger::default(), mountpoint, size_max, patience, lives: 0, history: VecDeque::new() }
     }
 
+    /// Another rig that knows what this one knows.
+    pub(crate) fn fork(&self) -> Self {
+        Self { ledger: self.ledger.clone(), patience: self.patience, lives: self.lives, ..Self::new(self.size_max) }
+    }
+
     /// Lets a child live on `disk` until it ends, the power is cut, or `kill_after` has passed.
     pub(crate) fn live(
         &mut self,

@@ -281,19 +281,27 @@ impl Child {
 
     /// Reads all that is there.
     async fn drain(mut self, closer: Closer) {
+        let mut seen = 0;
         let mut errors = 0;
-        loop {
-            match tokio::time::timeout(Duration::from_millis(150), self.reader.next()).await {
-                Ok(Ok(stored)) => say_stored(&stored),
-                Ok(Err(error)) => {
+        // What a start declares is not stored yet: it belongs to the backlog all the same.
+        while seen < self.outbox.backlog().records {
+            match tokio::time::timeout(self.patience, self.reader.next()).await {
+                Ok(Ok(stored)) => {
+                    seen += (0..stored.batch.len()).filter(|at| !stored.is_delivered(*at)).count() as u64;
+                    say_stored(&stored);
+                }
+                Ok(Err(error)) if errors > 20 => {
+                    say(&format!("trouble {error}"));
+                    return;
+                }
+                Ok(Err(_)) => {
                     errors += 1;
-                    if errors > 20 {
-                        say(&format!("trouble {error}"));
-                        return;
-                    }
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                Err(_) => break,
+                Err(_) => {
+                    say(&format!("trouble {:?} wait, {seen} were given", self.outbox.backlog()));
+                    return;
+                }
             }
         }
         say("drained");
