@@ -19,6 +19,7 @@ mod orders;
 mod rig;
 #[path = "../support/mod.rs"]
 mod support;
+mod vm;
 mod writer;
 
 /// Whether the long variants are to run.
