@@ -91,6 +91,24 @@ fn survives(seconds: u64, losses: &[Loss]) {
     assert!(tally.cuts > 3 && tally.announcements > 30, "{tally:?}");
 }
 
+#[test]
+fn killed_again_and_again_nothing_announced_is_lost() {
+    need!(Fuse);
+    let (first, kills) = (seed(), if heavy() { 500 } else { 25 });
+    let random = &mut fastrand::Rng::with_seed(first);
+    let (mut rig, mut disk) = (Rig::new(SMALL), Disk::new());
+    for life in 0..kills {
+        let kill = Some(Duration::from_millis(random.u64(5..200)));
+        let task = Task::Write { steps: STEPS, deliver: random.u8(0..50) };
+        disk = rig.live(disk, Plan::NONE, task, random.u64(..), kill).disk;
+        if life % 5 == 4 {
+            disk = rig.check(disk, random.u64(..));
+        }
+        assert!(rig.ledger.problems().is_empty(), "TIDEGATE_SEED={first}: {:#?}", rig.ledger.problems());
+    }
+    println!("{kills} kills, {} announcements", rig.ledger.announcements);
+}
+
 /// That the tests above can fail: without this sync they do.
 fn is_found(losses: &[Loss], deaf: Deaf) {
     let tally = many_disks(Duration::from_secs(60), losses, deaf);
