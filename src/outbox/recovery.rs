@@ -116,10 +116,9 @@ pub(crate) fn open(
     counters: &Counters,
 ) -> Result<(Shared, Writer, Left), OpenError> {
     let directory = options.data_dir.join("outbox");
-    make_durable_directory(&directory)
-        .map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
+    make_durable_directory(&directory).map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
     let lock = lock(&options.data_dir)?;
-    let mut manifest = read_manifest(&directory, &options.machine)?;
+    let mut manifest = read_manifest(&directory, &options.machine, counters)?;
     remove_unnamed(&directory, &manifest);
     let checkpoint = read_checkpoint(&directory)?;
     let mut found = Found::default();
@@ -192,7 +191,7 @@ fn lock(data_dir: &Path) -> Result<File, OpenError> {
     Ok(file)
 }
 
-fn read_manifest(directory: &Path, machine: &str) -> Result<Manifest, OpenError> {
+fn read_manifest(directory: &Path, machine: &str, counters: &Counters) -> Result<Manifest, OpenError> {
     let reason = match Manifest::read(directory) {
         Ok(Some(manifest)) => return Ok(manifest),
         Ok(None) => None,
@@ -206,7 +205,7 @@ fn read_manifest(directory: &Path, machine: &str) -> Result<Manifest, OpenError>
         error!("the outbox's manifest is damaged ({reason}): it is made anew from the segments");
     }
     if !numbers.is_empty() {
-        rebuild(directory, &numbers, &mut manifest)?;
+        rebuild(directory, &numbers, &mut manifest, counters)?;
     }
     write_manifest(&manifest, directory)?;
     Ok(manifest)
@@ -244,20 +243,27 @@ fn segment_numbers(directory: &Path) -> Result<Vec<u64>, OpenError> {
 }
 
 /// Makes a manifest from the segments themselves. What they had been found to hold is taken for all that they held.
-fn rebuild(directory: &Path, numbers: &[u64], manifest: &mut Manifest) -> Result<(), OpenError> {
+fn rebuild(directory: &Path, numbers: &[u64], manifest: &mut Manifest, counters: &Counters) -> Result<(), OpenError> {
     warn!(segments = numbers.len(), "the outbox has segments and no manifest: it is made anew from them");
     manifest.clean = false;
     for &number in numbers {
         let path = segment_path(directory, number);
         manifest.next = number + 1;
         let contents = match segment::load(&path) {
+            // The header is synced before anything else: a database without one opened cleanly, and is none of ours.
+            Ok(contents) if contents.run.is_none() && contents.values.is_empty() => Err("it is empty".to_owned()),
+            Ok(contents) => Ok(contents),
+            Err(SegmentError::Damaged { reason, .. }) => Err(reason),
+            Err(error) => return Err(error.into()),
+        };
+        let contents = match contents {
             Ok(contents) => contents,
-            Err(SegmentError::Damaged { reason, .. }) => {
+            Err(reason) => {
                 error!(segment = number, "a segment is damaged and goes to quarantine: {reason}");
                 quarantine(directory, number).map_err(|source| OpenError::Directory { path: path.clone(), source })?;
+                counters.add(Count::Quarantined, "", 1);
                 continue;
             }
-            Err(error) => return Err(error.into()),
         };
         let run = contents.run.clone().unwrap_or_else(|| format!("unknown{number}"));
         manifest.run.clone_from(&run);

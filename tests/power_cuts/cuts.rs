@@ -53,7 +53,8 @@ fn one_disk(seed: u64, losses: &[Loss], deaf: Deaf, until: Instant, tally: &mut 
             tally.kills += u64::from(!outcome.is_cut);
             // What a program meets once the power is gone is no matter.
             let is_cut = outcome.is_cut;
-            rig.ledger.forgive(|problem| is_cut && (problem.starts_with("a panic") || problem.starts_with("it did not")));
+            rig.ledger
+                .forgive(|problem| is_cut && (problem.starts_with("a panic") || problem.starts_with("it did not")));
             disk = outcome.disk;
         }
         disk = rig.check(disk, random.u64(..));

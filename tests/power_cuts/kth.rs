@@ -70,9 +70,8 @@ fn every(kind: Kind) {
     let at = Kind::ALL.iter().position(|other| *other == kind).unwrap();
     let operations = counted.concerned[at];
     assert!(counted.said.closed && operations > 20, "{operations} operations");
-    let mut cases: Vec<Fault> = (1..=operations)
-        .flat_map(|at| [false, true].map(|for_ever| Fault { kind, at, for_ever }))
-        .collect();
+    let mut cases: Vec<Fault> =
+        (1..=operations).flat_map(|at| [false, true].map(|for_ever| Fault { kind, at, for_ever })).collect();
     let all = cases.len();
     fastrand::Rng::with_seed(seed).shuffle(&mut cases);
     let until = clock::instant() + TIME;

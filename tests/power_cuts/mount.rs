@@ -10,8 +10,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use fuser::{
     BackgroundSession, Config, Errno, FileAttr, FileHandle, FileType, Filesystem, FopenFlags, Generation, INodeNo,
-    KernelConfig, LockOwner, MountOption, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
+    KernelConfig, LockOwner, MountOption, Notifier, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Request, TimeOrNow, WriteFlags,
 };
 
 use crate::disk::{Directory, Disk, File, Node, Refusal};
@@ -53,7 +53,8 @@ pub(crate) struct Unmounted {
 impl Mounted {
     /// Mounts `disk` at `path`, a directory.
     pub(crate) fn new(disk: Disk, path: &Path, plan: Plan) -> std::io::Result<Self> {
-        let shared = Shared(Arc::new((Mutex::new(Inner { disk, course: Course::new(plan) }), Condvar::new())), Arc::default());
+        let shared =
+            Shared(Arc::new((Mutex::new(Inner { disk, course: Course::new(plan) }), Condvar::new())), Arc::default());
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("power-cuts".to_owned()), MountOption::NoAtime];
         let session = fuser::spawn_mount(Served(shared.clone()), path, &config)?;
@@ -270,13 +271,9 @@ impl Filesystem for Served {
 
     fn create(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
         match self.make(parent, name, Node::File(File::default())) {
-            Ok(attributes) => reply.created(
-                &ATTRIBUTES_FOR,
-                &attributes,
-                Generation(0),
-                FileHandle(0),
-                FopenFlags::FOPEN_KEEP_CACHE,
-            ),
+            Ok(attributes) => {
+                reply.created(&ATTRIBUTES_FOR, &attributes, Generation(0), FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE)
+            }
             Err(error) => reply.error(error),
         }
     }

@@ -30,7 +30,8 @@ struct Machine {
 
 impl Machine {
     fn boot(directory: &Path) -> Self {
-        let drive = |name: &str| format!("file={},format=raw,if=virtio,cache=writeback", directory.join(name).display());
+        let drive =
+            |name: &str| format!("file={},format=raw,if=virtio,cache=writeback", directory.join(name).display());
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-M", "q35", "-cpu", "max", "-m", "384", "-smp", "1", "-nodefaults", "-no-reboot"]);
         qemu.args(["-display", "none", "-serial", "stdio", "-kernel"]).arg(directory.join("vmlinuz"));

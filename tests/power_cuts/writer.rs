@@ -77,8 +77,7 @@ async fn run(orders: &Orders) {
         }
     };
     let Some(at) = state_of(&left) else { return };
-    let receipts: Vec<String> =
-        outbox.known_receipts("s").iter().map(|receipt| receipt.hash.to_string()).collect();
+    let receipts: Vec<String> = outbox.known_receipts("s").iter().map(|receipt| receipt.hash.to_string()).collect();
     say(&format!("open {} {at} {}", outbox.run(), receipts.join(",")));
     let child = Child {
         reader: outbox.reader(),

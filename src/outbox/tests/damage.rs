@@ -78,8 +78,9 @@ fn cut_off(file: &Path, random: &mut fastrand::Rng) {
 
 fn zero_a_block(file: &Path, random: &mut fastrand::Rng) {
     let mut bytes = fs::read(file).unwrap();
-    let at = random.usize(0..4) * 4096;
-    bytes[at..at + 4096].fill(0);
+    let blocks: Vec<&mut [u8]> = bytes.chunks_mut(4096).take(4).collect();
+    let at = random.usize(0..blocks.len());
+    blocks.into_iter().nth(at).unwrap().fill(0);
     fs::write(file, bytes).unwrap();
 }
 
@@ -138,7 +139,7 @@ async fn a_database_that_opens_without_an_error_and_holds_too_little_is_noticed(
     let earlier = fs::read(path.join("db")).unwrap();
     rig.store(&outbox, 900).await;
     crash(&mut rig, outbox, closer);
-    fs::write(path.join("db"), earlier).unwrap();
+    fs::write(segments(&rig)[0].join("db"), earlier).unwrap();
     assert_eq!(costs_only_itself("an earlier database", &rig, 900).await, 900);
 }
 
@@ -206,6 +207,7 @@ async fn a_lost_manifest_and_a_damaged_segment_at_once_cost_only_that_segment() 
     let (seen, _) = deliver_all(&rig).await;
     assert!((600..1200).contains(&seen.len()), "{}", seen.len());
     assert!(rig.dir.path().join("outbox/quarantine").join(path.file_name().unwrap()).is_dir());
+    assert_eq!(rig.count(Count::Quarantined, ""), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
