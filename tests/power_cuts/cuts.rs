@@ -99,7 +99,7 @@ fn killed_again_and_again_nothing_announced_is_lost() {
     let random = &mut fastrand::Rng::with_seed(first);
     let (mut rig, mut disk) = (Rig::new(SMALL), Disk::new());
     for life in 0..kills {
-        let kill = Some(Duration::from_millis(random.u64(5..200)));
+        let kill = Some(Duration::from_millis(random.u64(20..700)));
         let task = Task::Write { steps: STEPS, deliver: random.u8(0..50) };
         disk = rig.live(disk, Plan::NONE, task, random.u64(..), kill).disk;
         if life % 5 == 4 {
