@@ -35,4 +35,5 @@ pub mod replay;
 pub mod rules;
 pub mod source;
 pub mod status;
+mod sum;
 pub mod uplink;

@@ -52,6 +52,7 @@ impl Bed {
         let settings = config::Outbox {
             size_max: self.size_max,
             when_full: config::WhenFull::DropOldest,
+            ladder: config::Ladder { min_free: Some(0), ..config::Ladder::default() },
             commit_interval: Duration::from_millis(1),
             commit_bytes: 64 * 1024,
             segment_bytes: 256 * 1024,

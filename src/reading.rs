@@ -250,6 +250,27 @@ pub struct Reading {
     pub fields: Range<u32>,
 }
 
+/// What an aggregate was made for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Origin {
+    /// A rule asked for it.
+    #[default]
+    Window,
+    /// It stands for readings that were stored, because the disk was filling up.
+    Thinned,
+}
+
+impl Origin {
+    /// The word that stands in a record.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Window => "window",
+            Self::Thinned => "thinned",
+        }
+    }
+}
+
 /// What one measurement of one device was over one window of event time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Aggregate {
@@ -259,7 +280,9 @@ pub struct Aggregate {
     pub profile: Name,
     /// What was measured.
     pub measurement: Arc<Measurement>,
-    /// The name of the rule that asked for it.
+    /// What it was made for.
+    pub origin: Origin,
+    /// The name of the rule that asked for it; `thinned` where none did.
     pub window: Name,
     /// The window's first moment, in milliseconds since 1970-01-01T00:00:00Z.
     pub start_ms: i64,
@@ -423,8 +446,10 @@ pub struct Gap {
     pub to: u64,
     /// How many records that are (numbers in between may have been delivered).
     pub count: u64,
-    /// Why: `evicted` or `damaged`.
+    /// Why: `evicted`, `expired`, `thinned` or `damaged`.
     pub cause: Name,
+    /// The stream that stands for what was thinned.
+    pub replaced_by: Option<Name>,
     /// When it was decided.
     pub at: Stamp,
 }

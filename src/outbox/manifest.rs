@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Lane;
+use super::chunk::CursorEntry;
 use super::segment::{DISK_STEP_BYTES, sync_directory};
-use crate::reading::{Gap, Record, Stamp, StreamEnd};
+use crate::reading::{Batch, Gap, Record, Stamp, StreamEnd};
 
 const VERSION: u32 = 1;
 const NAME: &str = "MANIFEST";
@@ -40,10 +42,13 @@ impl Range {
 }
 
 /// A segment as the manifest knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Entry {
-    /// Names its directory; never used again.
+    /// Its place in the order; never used again.
     pub(crate) number: u64,
+    /// How often it was rewritten. With the number it names its directory.
+    #[serde(default)]
+    pub(crate) generation: u32,
     /// The run that wrote it.
     pub(crate) run: String,
     /// By lane; `None` where a lane has nothing. Not yet known for the segment that is written.
@@ -55,21 +60,57 @@ pub(crate) struct Entry {
     pub(crate) oldest_ms: Option<i64>,
     /// Bytes on disk.
     pub(crate) bytes: u64,
+    /// Bytes of its values, by lane; 0 where that is not known.
+    #[serde(default)]
+    pub(crate) sizes: [u64; 3],
+    /// By lane, when its last record was received (wall clock, ms), if the clock was trusted for all of them.
+    #[serde(default)]
+    pub(crate) newest: [Option<i64>; 3],
     /// Whether it is closed: what is above is final.
     pub(crate) sealed: bool,
     /// How many commits were announced. A further one failed: what it left does not count, its records are elsewhere.
     #[serde(default)]
     pub(crate) commits: Option<u64>,
+    /// In place of the raw lane it holds what stands for thinned readings.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) thinned: bool,
+    /// Something of it was lost: it goes to quarantine when it is released.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) damaged: bool,
+    /// How far it was delivered when it was rewritten.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) cursor: Vec<CursorEntry>,
     /// The declarations among its raw records, by number: if the segment is given up they are made again.
     #[serde(default)]
     pub(crate) declares: Vec<(u64, Declared)>,
+}
+
+impl Entry {
+    /// Notes when the records were received that a lane has got; `fresh` if they are its first.
+    pub(crate) fn stored(&mut self, lane: Lane, batch: &Batch, fresh: bool) {
+        let times = || batch.records.iter().map(Record::received);
+        self.oldest_ms = self.oldest_ms.or_else(|| times().next().map(|received| received.wall_ms));
+        let newest = &mut self.newest[lane.index()];
+        let known = fresh || newest.is_some();
+        let latest = times().map(|received| received.wall_ms).max();
+        *newest = (*newest).max(latest).filter(|_| known && times().all(|received| received.trusted));
+    }
 }
 
 /// What consumers are to be told about a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Declared {
     /// Numbers that will not come.
-    Gap { stream: String, from: u64, to: u64, count: u64, cause: String },
+    Gap {
+        stream: String,
+        from: u64,
+        to: u64,
+        count: u64,
+        cause: String,
+        /// The stream that stands for what was thinned.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaced_by: Option<String>,
+    },
     /// A stream that ended without a clean stop.
     End { stream: String, last: u64 },
 }
@@ -84,6 +125,7 @@ impl Declared {
                 to: gap.to,
                 count: gap.count,
                 cause: gap.cause.to_string(),
+                replaced_by: gap.replaced_by.as_deref().map(str::to_owned),
             }),
             Record::StreamEnd(end) => Some(Self::End { stream: end.stream.to_string(), last: end.last }),
             _ => None,
@@ -93,12 +135,13 @@ impl Declared {
     /// The record that declares it.
     pub(crate) fn record(&self, at: Stamp) -> Record {
         match self {
-            Self::Gap { stream, from, to, count, cause } => Record::Gap(Box::new(Gap {
+            Self::Gap { stream, from, to, count, cause, replaced_by } => Record::Gap(Box::new(Gap {
                 stream: stream.as_str().into(),
                 from: *from,
                 to: *to,
                 count: *count,
                 cause: cause.as_str().into(),
+                replaced_by: replaced_by.as_deref().map(Into::into),
                 at,
             })),
             Self::End { stream, last } => {
@@ -111,22 +154,32 @@ impl Declared {
     pub(crate) fn joined(&self, next: &Self) -> Option<Self> {
         match (self, next) {
             (
-                Self::Gap { stream, from, to, count, cause },
-                Self::Gap { stream: other, from: next_from, to: next_to, count: more, cause: other_cause },
-            ) if stream == other && cause == other_cause && to + 1 == *next_from => Some(Self::Gap {
-                stream: stream.clone(),
-                from: *from,
-                to: *next_to,
-                count: count + more,
-                cause: cause.clone(),
-            }),
+                Self::Gap { stream, from, to, count, cause, replaced_by },
+                Self::Gap {
+                    stream: other,
+                    from: next_from,
+                    to: next_to,
+                    count: more,
+                    cause: other_cause,
+                    replaced_by: other_replaced_by,
+                },
+            ) if (stream, cause, replaced_by) == (other, other_cause, other_replaced_by) && to + 1 == *next_from => {
+                Some(Self::Gap {
+                    stream: stream.clone(),
+                    from: *from,
+                    to: *next_to,
+                    count: count + more,
+                    cause: cause.clone(),
+                    replaced_by: replaced_by.clone(),
+                })
+            }
             _ => None,
         }
     }
 }
 
 /// The manifest's content.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
     pub(crate) version: u32,
     /// Identifies the machine, so that a cloned card is noticed.

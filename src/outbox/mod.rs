@@ -27,10 +27,12 @@ mod progress;
 mod reader;
 pub(crate) mod record;
 mod recovery;
+mod rewrite;
 mod segment;
 mod state;
 #[cfg(test)]
 mod tests;
+mod thin;
 mod writer;
 
 use std::path::PathBuf;

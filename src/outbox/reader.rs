@@ -16,7 +16,7 @@ use super::chunk;
 use super::manifest::Range;
 use super::record::Names;
 use super::segment::{self, Contents, Key, SegmentError, SharedSegment};
-use super::state::{ChunkAt, Shared, State, missing_in};
+use super::state::{ChunkAt, SegmentState, Shared, State, missing_in};
 use super::{Append, Lane, Stored, recovery};
 use crate::clock;
 use crate::reading::{Batch, Gap, Record};
@@ -41,17 +41,25 @@ pub enum ReadError {
 #[derive(Debug)]
 pub struct Reader {
     shared: Arc<Shared>,
-    /// By lane: from which segment and number on nothing was given yet.
-    at: [(u64, u64); 3],
+    /// By lane: from where on nothing was given yet.
+    at: [At; 3],
     head: Option<Head>,
-    loading: Option<(u64, JoinHandle<Result<Head, SegmentError>>)>,
+    loading: Option<((u64, u32), JoinHandle<Result<Head, SegmentError>>)>,
     names: Names,
+}
+
+/// A place in a lane.
+#[derive(Clone, Copy, Debug, Default)]
+struct At {
+    segment: u64,
+    generation: u32,
+    number: u64,
 }
 
 /// A closed segment in memory.
 #[derive(Debug)]
 struct Head {
-    segment: u64,
+    segment: (u64, u32),
     values: Vec<(Key, Vec<u8>)>,
     /// Keys and numbers of records of the values that are whole.
     whole: Vec<(Key, usize)>,
@@ -63,19 +71,27 @@ enum Next {
     Ready(Arc<Stored>),
     /// In the segment that is written.
     Tail(SharedSegment, ChunkAt),
-    /// In a closed segment, at this lane and number.
-    Closed(u64, Lane, u64),
+    /// In a closed segment (number, generation), at this lane and number.
+    Closed((u64, u32), Lane, u64),
     Nothing,
 }
 
 impl Reader {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, at: [(0, 0); 3], head: None, loading: None, names: Names::default() }
+        Self { shared, at: [At::default(); 3], head: None, loading: None, names: Names::default() }
     }
 
     /// Begins again with the oldest record that is not delivered.
     pub fn rewind(&mut self) {
-        self.at = [(0, 0); 3];
+        self.at = [At::default(); 3];
+        self.shared.lock().rewritten = None;
+    }
+
+    /// Whether it has passed by a segment that was rewritten since, so that only [`Reader::rewind`] brings what is in it.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        let rewritten = self.shared.lock().rewritten;
+        rewritten.is_some_and(|number| self.at.iter().any(|at| at.segment > number))
     }
 
     /// The next records, or waits until there are some. What it gave is not given again until [`Reader::rewind`]. The
@@ -94,9 +110,9 @@ impl Reader {
                         return Ok(stored);
                     }
                 }
-                Next::Closed(number, lane, seq) => {
-                    if self.head.as_ref().is_none_or(|head| head.segment != number) {
-                        self.load(number).await?;
+                Next::Closed(segment, lane, seq) => {
+                    if self.head.as_ref().is_none_or(|head| head.segment != segment) {
+                        self.load(segment).await?;
                     }
                     if let Some(stored) = self.read_head(lane, seq) {
                         return Ok(stored);
@@ -114,27 +130,37 @@ impl Reader {
         let shared = Arc::clone(&self.shared);
         let state = shared.lock();
         for lane in Lane::ALL {
-            let (from, number) = self.at[lane.index()];
-            for (&segment, info) in state.segments.range(from..) {
-                let number = if segment == from { number } else { 0 };
+            let from = self.at[lane.index()];
+            let mut left_out = false;
+            for (&segment, info) in state.segments.range(from.segment..) {
+                // What was rewritten has other records: all that is left of it was not given in this form.
+                let same = (segment, info.entry.generation) == (from.segment, from.generation);
+                let number = if same { from.number } else { 0 };
                 let Some(seq) = info.first_missing(lane, number) else { continue };
                 if info.leaving {
                     // In a moment it is gone, or given after all: its writer says which.
+                    left_out = true;
                     break;
                 }
                 if let Some((first, batch)) = state.memory.find(segment, lane, seq) {
                     let next = first + batch.len() as u64;
-                    self.at[lane.index()] = (segment, next);
+                    self.at[lane.index()] = At { segment, generation: info.entry.generation, number: next };
                     return Next::Ready(Arc::new(info.stored(lane, first, batch)));
                 }
                 let tail = state.tail.as_ref().filter(|tail| tail.number == segment);
-                let Some(tail) = tail else { return Next::Closed(segment, lane, seq) };
+                let Some(tail) = tail else { return Next::Closed((segment, info.entry.generation), lane, seq) };
                 let found = tail.index.iter().find(|at| at.lane == lane && (at.first..=at.last).contains(&seq));
                 match found {
                     Some(at) => return Next::Tail(tail.segment.clone(), *at),
                     // The index covers all that the entry's range covers.
                     None => continue,
                 }
+            }
+            // All segments have nothing more of this lane: the next search begins with the newest.
+            if let Some((&newest, info)) = state.segments.last_key_value().filter(|(newest, _)| **newest > from.segment)
+                && !left_out
+            {
+                self.at[lane.index()] = At { segment: newest, generation: info.entry.generation, number: 0 };
             }
         }
         Next::Nothing
@@ -153,7 +179,7 @@ impl Reader {
             }
         }
         match decode(&parts, &mut self.names) {
-            Ok(batch) => self.give(number, at.lane, at.first, batch),
+            Ok(batch) => self.give((number, 0), at.lane, at.first, batch),
             Err(error) => self.lose_tail(number, at.lane, range, &error.to_string()),
         }
     }
@@ -164,24 +190,26 @@ impl Reader {
 
     fn lose_tail(&mut self, number: u64, lane: Lane, range: Range, why: &str) -> Option<Arc<Stored>> {
         error!(segment = number, first = range.first, last = range.last, "records cannot be read back: {why}");
-        lose(&self.shared, number, &[(lane, range)]);
+        lose(&self.shared, (number, 0), &[(lane, range)]);
         None
     }
 
     /// Makes records ready to be given, if their segment is still there.
-    fn give(&mut self, number: u64, lane: Lane, first: u64, batch: Batch) -> Option<Arc<Stored>> {
+    fn give(&mut self, segment: (u64, u32), lane: Lane, first: u64, batch: Batch) -> Option<Arc<Stored>> {
+        let (number, generation) = segment;
         let state = self.shared.lock();
-        let info = state.segments.get(&number).filter(|info| !info.leaving)?;
-        self.at[lane.index()] = (number, first + batch.len() as u64);
+        let info = state.segments.get(&number).filter(|info| !info.leaving && info.entry.generation == generation)?;
+        self.at[lane.index()] = At { segment: number, generation, number: first + batch.len() as u64 };
         Some(Arc::new(info.stored(lane, first, Arc::new(batch))))
     }
 
     /// Loads a closed segment, and settles what of it is damaged.
-    async fn load(&mut self, number: u64) -> Result<(), ReadError> {
+    async fn load(&mut self, segment: (u64, u32)) -> Result<(), ReadError> {
+        let (number, generation) = segment;
         self.head = None;
-        if self.loading.as_ref().is_none_or(|(loading, _)| *loading != number) {
-            let path = recovery::segment_path(&self.shared.directory, number);
-            self.loading = Some((number, tokio::task::spawn_blocking(move || load(number, &path))));
+        if self.loading.as_ref().is_none_or(|(loading, _)| *loading != segment) {
+            let path = recovery::segment_path(&self.shared.directory, number, generation);
+            self.loading = Some((segment, tokio::task::spawn_blocking(move || load_head(segment, &path))));
         }
         let Some((_, loading)) = &mut self.loading else { return Ok(()) };
         let loaded = loading.await;
@@ -189,14 +217,14 @@ impl Reader {
         let head = match loaded {
             Ok(Ok(head)) => head,
             Ok(Err(SegmentError::Damaged { reason, .. })) => {
-                Head { segment: number, values: Vec::new(), whole: Vec::new(), damage: Some(reason) }
+                Head { segment, values: Vec::new(), whole: Vec::new(), damage: Some(reason) }
             }
             Ok(Err(error @ SegmentError::Format { .. })) => {
-                Head { segment: number, values: Vec::new(), whole: Vec::new(), damage: Some(error.to_string()) }
+                Head { segment, values: Vec::new(), whole: Vec::new(), damage: Some(error.to_string()) }
             }
             Ok(Err(error)) => {
-                // Evicted or released in the meantime: nothing is wrong.
-                if !self.shared.lock().segments.contains_key(&number) {
+                // Evicted, released or rewritten in the meantime: nothing is wrong.
+                if !self.shared.lock().holds(segment) {
                     return Ok(());
                 }
                 return Err(error.into());
@@ -211,7 +239,9 @@ impl Reader {
     /// Compares what was read with what the manifest promises.
     fn settle_damage(&self, head: &Head) {
         let mut lost = Vec::new();
-        if let Some(info) = self.shared.lock().segments.get(&head.segment) {
+        let (number, generation) = head.segment;
+        let of_head = |info: &&SegmentState| info.entry.generation == generation;
+        if let Some(info) = self.shared.lock().segments.get(&number).filter(of_head) {
             for lane in Lane::ALL {
                 if let Some(range) = info.entry.lanes[lane.index()] {
                     lost.extend(missing_in(&head.whole, lane, range).into_iter().map(|range| (lane, range)));
@@ -223,14 +253,14 @@ impl Reader {
         }
         let why = head.damage.as_deref().unwrap_or("it holds less than was stored");
         let records: u64 = lost.iter().map(|(_, range)| range.count()).sum();
-        error!(segment = head.segment, records, "a segment of the outbox is damaged and goes to quarantine: {why}");
+        error!(segment = number, records, "a segment of the outbox is damaged and goes to quarantine: {why}");
         lose(&self.shared, head.segment, &lost);
     }
 
     /// The records at `seq` of the loaded segment.
     fn read_head(&mut self, lane: Lane, seq: u64) -> Option<Arc<Stored>> {
         let head = self.head.as_ref()?;
-        let number = head.segment;
+        let segment @ (number, _) = head.segment;
         let key = Key { lane: Some(lane), number: seq, part: u8::MAX };
         let after = head.values.partition_point(|(at, _)| *at <= key);
         let first = head.values[..after].last().filter(|(at, _)| at.lane == Some(lane)).map(|(at, _)| at.number);
@@ -243,11 +273,11 @@ impl Reader {
         let parts: Vec<&[u8]> = parts.into_iter().rev().collect();
         let batch = decode(&parts, &mut self.names).ok();
         match (first, batch) {
-            (Some(first), Some(batch)) if first + batch.len() as u64 > seq => self.give(number, lane, first, batch),
+            (Some(first), Some(batch)) if first + batch.len() as u64 > seq => self.give(segment, lane, first, batch),
             _ => {
                 // The checksums were right when it was loaded, so this is a chunk that its writer wrote wrong.
                 error!(segment = number, seq, "a record of the outbox cannot be decoded");
-                lose(&self.shared, number, &[(lane, Range { first: seq, last: seq })]);
+                lose(&self.shared, segment, &[(lane, Range { first: seq, last: seq })]);
                 None
             }
         }
@@ -259,17 +289,22 @@ fn decode<V: AsRef<[u8]>>(parts: &[V], names: &mut Names) -> Result<Batch, chunk
     chunk::decode(&parts, names)
 }
 
-fn load(segment: u64, path: &Path) -> Result<Head, SegmentError> {
+/// Reads a closed segment whole, once whoever has it open has closed it.
+pub(crate) fn load(path: &Path) -> Result<Contents, SegmentError> {
     let mut attempts = 0;
-    let contents = loop {
+    loop {
         match segment::load(path) {
             Err(SegmentError::Locked { .. }) if attempts < LOCKED_ATTEMPTS => {
                 attempts += 1;
                 std::thread::sleep(LOCKED_PAUSE);
             }
-            other => break other?,
+            other => return other,
         }
-    };
+    }
+}
+
+fn load_head(segment: (u64, u32), path: &Path) -> Result<Head, SegmentError> {
+    let contents = load(path)?;
     let whole = whole(&contents);
     Ok(Head { segment, values: contents.values, whole, damage: contents.damage })
 }
@@ -300,14 +335,15 @@ pub(crate) fn whole(contents: &Contents) -> Vec<(Key, usize)> {
 }
 
 /// Settles numbers that cannot be read any more: counted, declared, and the segment marked.
-pub(crate) fn lose(shared: &Shared, number: u64, lost: &[(Lane, Range)]) {
+pub(crate) fn lose(shared: &Shared, (number, generation): (u64, u32), lost: &[(Lane, Range)]) {
     let mut batch = Batch::default();
     {
         let mut guard = shared.lock();
         let state: &mut State = &mut guard;
         // What is being given up is counted as that.
-        let Some(segment) = state.segments.get_mut(&number).filter(|segment| !segment.leaving) else { return };
-        segment.damaged = true;
+        let there = |segment: &&mut SegmentState| !segment.leaving && segment.entry.generation == generation;
+        let Some(segment) = state.segments.get_mut(&number).filter(there) else { return };
+        segment.entry.damaged = true;
         for &(lane, range) in lost {
             let news = (range.first..=range.last).filter(|&seq| segment.settle(lane, seq)).count() as u64;
             if news == 0 {
@@ -320,11 +356,13 @@ pub(crate) fn lose(shared: &Shared, number: u64, lost: &[(Lane, Range)]) {
                 to: range.last,
                 count: news,
                 cause: "damaged".into(),
+                replaced_by: None,
                 at: clock::stamp(),
             })));
         }
         state.cursor_changed = true;
         state.release = true;
+        // Under the same lock: no cursor may say that they are settled before what declares them is among the records.
+        shared.append_to(state, Append { raw: Some(&mut batch), ..Append::default() });
     }
-    shared.append(Append { raw: Some(&mut batch), ..Append::default() });
 }

@@ -100,10 +100,25 @@ enum Column {
 
 #[derive(Serialize, Deserialize)]
 enum Other {
-    State { device: u32, profile: u32, online: bool },
+    State {
+        device: u32,
+        profile: u32,
+        online: bool,
+    },
     DeadLetter(Letter),
-    Gap { stream: u32, from: u64, to: u64, count: u64, cause: u32 },
-    StreamEnd { stream: u32, last: u64 },
+    Gap {
+        stream: u32,
+        from: u64,
+        to: u64,
+        count: u64,
+        cause: u32,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaced_by: Option<u32>,
+    },
+    StreamEnd {
+        stream: u32,
+        last: u64,
+    },
     Aggregate(Window),
 }
 
@@ -122,6 +137,8 @@ struct Window {
     max: f64,
     first: f64,
     last: f64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    thinned: bool,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -16,7 +16,6 @@ use tracing::{error, info, warn};
 use super::checkpoint::{self, Checkpoint, CheckpointError};
 use super::chunk::{self, CursorEntry, Cutter, Extras, JournalPart};
 use super::manifest::{Declared, Entry, Manifest, ManifestError, Range, Witness};
-use super::progress::Progress;
 use super::reader::whole;
 use super::record::{self, Names};
 use super::segment::{self, Contents, SegmentError, sync_directory};
@@ -25,7 +24,7 @@ use super::writer::Writer;
 use super::{Lane, Left, Options};
 use crate::config;
 use crate::counters::{Count, Counters};
-use crate::reading::{Name, Receipt};
+use crate::reading::{Name, Receipt, Record};
 
 const LOCK: &str = ".lock";
 const QUARANTINE: &str = "quarantine";
@@ -65,24 +64,22 @@ pub enum OpenError {
     Thread(io::Error),
 }
 
-/// Where a segment's database is.
-pub(crate) fn segment_path(directory: &Path, number: u64) -> PathBuf {
-    directory.join(format!("{number:016}"))
+/// Where a segment's database is. What is rewritten keeps its number, which is its place in the order, in a directory of
+/// another name: so the old and the new one are there side by side until the manifest says which counts.
+pub(crate) fn segment_path(directory: &Path, number: u64, generation: u32) -> PathBuf {
+    directory.join(match generation {
+        0 => format!("{number:016}"),
+        generation => format!("{number:016}.{generation}"),
+    })
 }
 
 /// Sets a segment aside, whole.
-pub(crate) fn quarantine(directory: &Path, number: u64) -> io::Result<()> {
+pub(crate) fn quarantine(directory: &Path, number: u64, generation: u32) -> io::Result<()> {
     let aside = directory.join(QUARANTINE);
     make_directory(&aside)?;
-    let mut target = segment_path(&aside, number);
     // Numbers can come again after the manifest was lost.
-    for again in 1.. {
-        if !target.exists() {
-            break;
-        }
-        target = aside.join(format!("{number:016}.{again}"));
-    }
-    fs::rename(segment_path(directory, number), target)?;
+    let free = (generation..).map(|again| segment_path(&aside, number, again)).find(|target| !target.exists());
+    fs::rename(segment_path(directory, number, generation), free.ok_or(io::ErrorKind::AlreadyExists)?)?;
     // Where a cut brings it back to its old place, the next start removes it: no manifest names it any more.
     sync_directory(&aside)?;
     sync_directory(directory)
@@ -198,7 +195,7 @@ fn read_manifest(directory: &Path, machine: &str, counters: &Counters) -> Result
         Err(ManifestError::Damaged { reason, .. }) => Some(reason),
         Err(error) => return Err(OpenError::Manifest(error.to_string())),
     };
-    let numbers = segment_numbers(directory)?;
+    let numbers = segments_in(directory)?;
     let mut manifest = Manifest::new(machine.to_owned(), random_name()?);
     if let Some(reason) = &reason {
         Manifest::set_aside(directory).map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
@@ -233,21 +230,36 @@ fn write_manifest(manifest: &Manifest, directory: &Path) -> Result<(), OpenError
     manifest.write(directory).map_err(|source| OpenError::Directory { path: directory.join("MANIFEST"), source })
 }
 
-fn segment_numbers(directory: &Path) -> Result<Vec<u64>, OpenError> {
+/// Number and generation of each segment that has a directory, in their order.
+fn segments_in(directory: &Path) -> Result<Vec<(u64, u32)>, OpenError> {
     let entries =
         fs::read_dir(directory).map_err(|source| OpenError::Directory { path: directory.to_owned(), source })?;
-    let number = |entry: fs::DirEntry| entry.file_name().to_str().filter(|name| name.len() == 16)?.parse().ok();
-    let mut numbers: Vec<u64> = entries.flatten().filter_map(number).collect();
-    numbers.sort_unstable();
-    Ok(numbers)
+    let parse = |entry: fs::DirEntry| {
+        let name = entry.file_name();
+        let (number, generation) = name.to_str()?.split_at_checked(16)?;
+        let generation = match generation.strip_prefix('.') {
+            Some(generation) => generation.parse().ok()?,
+            None if generation.is_empty() => 0,
+            None => return None,
+        };
+        Some((number.parse().ok()?, generation))
+    };
+    let mut found: Vec<(u64, u32)> = entries.flatten().filter_map(parse).collect();
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// Makes a manifest from the segments themselves. What they had been found to hold is taken for all that they held.
-fn rebuild(directory: &Path, numbers: &[u64], manifest: &mut Manifest, counters: &Counters) -> Result<(), OpenError> {
+fn rebuild(
+    directory: &Path,
+    numbers: &[(u64, u32)],
+    manifest: &mut Manifest,
+    counters: &Counters,
+) -> Result<(), OpenError> {
     warn!(segments = numbers.len(), "the outbox has segments and no manifest: it is made anew from them");
     manifest.clean = false;
-    for &number in numbers {
-        let path = segment_path(directory, number);
+    for &(number, generation) in numbers {
+        let path = segment_path(directory, number, generation);
         manifest.next = number + 1;
         let contents = match segment::load(&path) {
             // The header is synced before anything else: a database without one opened cleanly, and is none of ours.
@@ -260,7 +272,8 @@ fn rebuild(directory: &Path, numbers: &[u64], manifest: &mut Manifest, counters:
             Ok(contents) => contents,
             Err(reason) => {
                 error!(segment = number, "a segment is damaged and goes to quarantine: {reason}");
-                quarantine(directory, number).map_err(|source| OpenError::Directory { path: path.clone(), source })?;
+                quarantine(directory, number, generation)
+                    .map_err(|source| OpenError::Directory { path: path.clone(), source })?;
                 counters.add(Count::Quarantined, "", 1);
                 continue;
             }
@@ -268,18 +281,10 @@ fn rebuild(directory: &Path, numbers: &[u64], manifest: &mut Manifest, counters:
         let run = contents.run.clone().unwrap_or_else(|| format!("unknown{number}"));
         manifest.run.clone_from(&run);
         let bytes = segment::disk_bytes(&path);
-        let (lanes, starts, declares) = (ranges(&whole(&contents)), [0; 3], declares(&contents));
-        let entry = Entry {
-            number,
-            run,
-            lanes,
-            starts,
-            oldest_ms: oldest(&contents),
-            bytes,
-            sealed: true,
-            commits: None,
-            declares,
-        };
+        let mut entry = Entry { number, generation, run, bytes, sealed: true, ..Entry::default() };
+        entry.lanes = ranges(&whole(&contents));
+        entry.thinned = generation > 0 && is_thinned(&contents);
+        describe(&mut entry, &contents);
         manifest.segments.push(entry);
     }
     Ok(())
@@ -295,35 +300,51 @@ fn ranges(whole: &[(segment::Key, usize)]) -> [Option<Range>; 3] {
     })
 }
 
-/// When the first record of a segment was received, by the wall clock of then.
-fn oldest(contents: &Contents) -> Option<i64> {
+/// What the manifest says of a segment besides its numbers.
+fn describe(entry: &mut Entry, contents: &Contents) {
     let mut names = Names::default();
-    let first = |lane: Lane| contents.values.iter().find(|(key, _)| key.lane == Some(lane));
-    let firsts = Lane::ALL.into_iter().filter_map(first);
-    let batches = firsts.filter_map(|(_, value)| chunk::decode(&[chunk::open(value).ok()?], &mut names).ok());
-    batches.filter_map(|batch| Some(batch.records.first()?.received().wall_ms)).min()
+    (entry.sizes, entry.newest, entry.declares) = ([0; 3], [None; 3], Vec::new());
+    let mut trusted = [true; 3];
+    for (key, value) in &contents.values {
+        let Some(lane) = key.lane else { continue };
+        entry.sizes[lane.index()] += value.len() as u64;
+        let opened = chunk::open(value).and_then(|opened| chunk::decode(&[opened], &mut names));
+        let Ok(batch) = opened else {
+            // In parts, or damaged: without its times it never counts as old.
+            trusted[lane.index()] = false;
+            continue;
+        };
+        for (record, seq) in batch.records.iter().zip(key.number..) {
+            let received = record.received();
+            entry.oldest_ms = entry.oldest_ms.or(Some(received.wall_ms));
+            entry.newest[lane.index()] = entry.newest[lane.index()].max(Some(received.wall_ms));
+            trusted[lane.index()] &= received.trusted;
+            if lane == Lane::Raw {
+                entry.declares.extend(Declared::of(record).map(|declared| (seq, declared)));
+            }
+        }
+    }
+    for lane in Lane::ALL.into_iter().filter(|lane| !trusted[lane.index()]) {
+        entry.newest[lane.index()] = None;
+    }
 }
 
-/// The declarations among a segment's raw records.
-fn declares(contents: &Contents) -> Vec<(u64, Declared)> {
+/// Whether its raw lane holds what stands for thinned readings: no other raw lane has aggregates.
+fn is_thinned(contents: &Contents) -> bool {
     let mut names = Names::default();
-    let mut found = Vec::new();
     let raw = contents.values.iter().filter(|(key, _)| key.lane == Some(Lane::Raw));
-    for (key, value) in raw {
-        let Ok(batch) = chunk::open(value).and_then(|opened| chunk::decode(&[opened], &mut names)) else { continue };
-        let declares = batch.records.iter().zip(key.number..);
-        found.extend(declares.filter_map(|(record, seq)| Some((seq, Declared::of(record)?))));
-    }
-    found
+    let batches = raw.filter_map(|(_, value)| chunk::decode(&[chunk::open(value).ok()?], &mut names).ok());
+    batches.into_iter().any(|batch| batch.records.iter().any(|record| matches!(record, Record::Aggregate(_))))
 }
 
 /// Removes what no manifest names: the beginnings of segments that never counted, the ends of deletions.
 fn remove_unnamed(directory: &Path, manifest: &Manifest) {
-    for number in segment_numbers(directory).unwrap_or_default() {
-        if manifest.segments.iter().all(|entry| entry.number != number)
-            && let Err(error) = fs::remove_dir_all(segment_path(directory, number))
+    for (number, generation) in segments_in(directory).unwrap_or_default() {
+        let path = segment_path(directory, number, generation);
+        if manifest.segments.iter().all(|entry| (entry.number, entry.generation) != (number, generation))
+            && let Err(error) = fs::remove_dir_all(&path)
         {
-            warn!("{} could not be removed: {error}", segment_path(directory, number).display());
+            warn!("{} could not be removed: {error}", path.display());
         }
     }
 }
@@ -346,7 +367,8 @@ impl Found {
     fn read(&mut self, directory: &Path, manifest: &mut Manifest, journal_from: Option<u64>) -> Result<(), OpenError> {
         for at in (0..manifest.segments.len()).rev() {
             let number = manifest.segments[at].number;
-            let contents = match segment::load(&segment_path(directory, number)) {
+            let path = segment_path(directory, number, manifest.segments[at].generation);
+            let contents = match segment::load(&path) {
                 Ok(contents) => contents,
                 Err(SegmentError::Damaged { reason, .. }) => {
                     error!(segment = number, "the newest segment is damaged and goes to quarantine: {reason}");
@@ -398,9 +420,8 @@ impl Found {
         }
         entry.sealed = true;
         // The manifest learns it only when the segment is closed.
-        entry.oldest_ms = entry.oldest_ms.or_else(|| oldest(contents));
-        entry.declares = declares(contents);
-        entry.bytes = segment::disk_bytes(&segment_path(directory, entry.number));
+        describe(entry, contents);
+        entry.bytes = segment::disk_bytes(&segment_path(directory, entry.number, entry.generation));
     }
 
     /// Takes over receipts and cursor of all commits, in their order.
@@ -442,10 +463,9 @@ fn extras(contents: &Contents, commits: Option<u64>) -> Vec<Extras> {
 
 fn apply_cursor(segments: &mut BTreeMap<u64, SegmentState>, cursor: &[CursorEntry]) {
     for entry in cursor {
-        let Some(segment) = segments.get_mut(&entry.segment) else { continue };
-        let lane = usize::from(entry.lane);
-        let Some(Some(range)) = segment.entry.lanes.get(lane).copied() else { continue };
-        segment.progress[lane] = Some(Progress::from_entry(range.first, entry));
+        if let Some(segment) = segments.get_mut(&entry.segment) {
+            segment.apply(entry);
+        }
     }
 }
 
@@ -458,12 +478,12 @@ fn settle_losses(
 ) {
     for number in &found.damaged {
         if let Some(segment) = segments.get_mut(number) {
-            segment.damaged = true;
+            segment.entry.damaged = true;
         }
     }
     for &(number, lane, range) in &found.lost {
         let Some(segment) = segments.get_mut(&number) else { continue };
-        segment.damaged = true;
+        segment.entry.damaged = true;
         let news = (range.first..=range.last).filter(|&seq| segment.settle(lane, seq)).count() as u64;
         if news == 0 {
             continue;
@@ -476,7 +496,14 @@ fn settle_losses(
         );
         let stream = segment.streams[lane.index()].to_string();
         let (from, to) = (range.first, range.last);
-        manifest.declared.push(Declared::Gap { stream, from, to, count: news, cause: "damaged".to_owned() });
+        manifest.declared.push(Declared::Gap {
+            stream,
+            from,
+            to,
+            count: news,
+            cause: "damaged".to_owned(),
+            replaced_by: None,
+        });
     }
 }
 

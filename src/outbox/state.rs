@@ -10,6 +10,7 @@ use std::time::Instant;
 use roaring::RoaringBitmap;
 use tokio::sync::{Notify, watch};
 
+use super::chunk::CursorEntry;
 use super::manifest::{Entry, Range};
 use super::pending::{Append, BLOCK_BYTES, Block, boxed_bytes, encoded_bytes, text_bytes};
 use super::progress::Progress;
@@ -46,17 +47,38 @@ pub(crate) struct SegmentState {
     pub(crate) progress: [Option<Progress>; 3],
     /// Held by every [`Stored`] of it.
     pub(crate) pin: Arc<()>,
-    /// Goes to quarantine when it is released.
-    pub(crate) damaged: bool,
+    /// Thinning it again would gain nothing.
+    pub(crate) thin_enough: bool,
     /// Is being taken out of the manifest: nothing of it is given any more.
     pub(crate) leaving: bool,
 }
 
 impl SegmentState {
     pub(crate) fn new(entry: Entry) -> Self {
-        let streams = Lane::ALL.map(|lane| stream_name(&entry.run, lane));
+        let mut streams = Lane::ALL.map(|lane| stream_name(&entry.run, lane));
+        if entry.thinned {
+            streams[Lane::Raw.index()] = thinned_stream(&entry).into();
+        }
         let progress = entry.lanes.map(|lane| lane.map(|range| Progress::new(range.first)));
-        Self { entry, streams, progress, pin: Arc::new(()), damaged: false, leaving: false }
+        let mut segment = Self { entry, streams, progress, pin: Arc::new(()), thin_enough: false, leaving: false };
+        for entry in std::mem::take(&mut segment.entry.cursor) {
+            segment.apply(&entry);
+            segment.entry.cursor.push(entry);
+        }
+        segment
+    }
+
+    /// Number and generation, which name its directory.
+    pub(crate) fn id(&self) -> (u64, u32) {
+        (self.entry.number, self.entry.generation)
+    }
+
+    /// Takes over how far it was delivered, if that was said of what it holds now.
+    pub(crate) fn apply(&mut self, entry: &CursorEntry) {
+        let lane = usize::from(entry.lane);
+        if let Some(Some(range)) = self.entry.lanes.get(lane).filter(|_| entry.generation == self.entry.generation) {
+            self.progress[lane] = Some(Progress::from_entry(range.first, entry));
+        }
     }
 
     /// Records that are not delivered.
@@ -67,6 +89,11 @@ impl SegmentState {
     pub(crate) fn missing_of(&self, lane: Lane) -> u64 {
         let (range, progress) = (self.entry.lanes[lane.index()], &self.progress[lane.index()]);
         range.map_or(0, |range| progress.as_ref().map_or(range.count(), |progress| progress.missing(range)))
+    }
+
+    /// Whether nobody holds records of it, and it is not on its way out.
+    pub(crate) fn is_free(&self) -> bool {
+        !self.leaving && !self.is_pinned()
     }
 
     /// Whether the uplink holds records of it.
@@ -116,6 +143,11 @@ impl SegmentState {
 /// The name of a lane's stream in a run.
 pub(crate) fn stream_name(run: &str, lane: Lane) -> Name {
     format!("{run}.{}", lane.as_str()).into()
+}
+
+/// The name of the stream that stands for the readings that were thinned in a segment.
+pub(crate) fn thinned_stream(entry: &Entry) -> String {
+    format!("{}.thinned.{}.{}", entry.run, entry.number, entry.generation)
 }
 
 /// The newest records, so that an online gateway does not read back what it just wrote.
@@ -196,6 +228,10 @@ pub(crate) struct State {
     pub(crate) memory: MemoryTail,
     /// A closed segment has nothing left, or one was found damaged.
     pub(crate) release: bool,
+    /// The first segment that was rewritten since the reader last began anew: what is in it was perhaps passed by.
+    pub(crate) rewritten: Option<u64>,
+    /// Segments that were being thinned are done, or could not be.
+    pub(crate) thinned: bool,
     /// Something was delivered since the cursor was last stored.
     pub(crate) cursor_changed: bool,
     pub(crate) receipts: HashMap<Name, VecDeque<Receipt>>,
@@ -224,6 +260,8 @@ impl State {
             tail: None,
             memory: MemoryTail::default(),
             release,
+            rewritten: None,
+            thinned: false,
             cursor_changed: false,
             receipts,
             checkpoint: None,
@@ -231,6 +269,11 @@ impl State {
             checkpoint_wanted: None,
             left_from: None,
         }
+    }
+
+    /// Whether the manifest names that segment (number, generation).
+    pub(crate) fn holds(&self, (number, generation): (u64, u32)) -> bool {
+        self.segments.get(&number).is_some_and(|segment| segment.entry.generation == generation)
     }
 
     pub(crate) fn pending_is_empty(&self) -> bool {
@@ -360,10 +403,14 @@ impl Shared {
     }
 
     pub(crate) fn append(&self, append: Append<'_>) -> u64 {
+        self.append_to(&mut self.lock(), append)
+    }
+
+    /// The same for who holds the lock.
+    pub(crate) fn append_to(&self, state: &mut State, append: Append<'_>) -> u64 {
         for (lane, batch) in [(Lane::Raw, &append.raw), (Lane::Aggregate, &append.aggregates)] {
             self.appended[lane.index()].add(batch.as_ref().map_or(0, |batch| batch.len() as u64));
         }
-        let mut state = self.lock();
         let was_empty = state.blocks.is_empty();
         let number = state.append(append);
         // The writer needs to know when its interval begins and when it is to start early, nothing in between.
@@ -392,6 +439,12 @@ impl Shared {
         state.release = true;
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// What was being thinned is done.
+    pub(crate) fn thinned(&self) {
+        self.lock().thinned = true;
+        self.wake.notify_one();
     }
 
     pub(crate) fn hurry(&self) {

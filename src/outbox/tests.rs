@@ -13,6 +13,7 @@ use crate::reading::{
 mod damage;
 mod hostile;
 mod journal;
+mod ladder;
 mod torn;
 
 /// An outbox with limits so small that segments roll after a few hundred records.
@@ -28,6 +29,7 @@ impl Rig {
         let settings = config::Outbox {
             size_max: 64 << 20,
             when_full: WhenFull::DropOldest,
+            ladder: config::Ladder { min_free: Some(0), ..config::Ladder::default() },
             commit_interval: Duration::from_millis(5),
             commit_bytes: 64 * 1024,
             segment_bytes: 16 * 1024,

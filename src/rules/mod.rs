@@ -3,7 +3,7 @@
 //!
 //! - `apply`: the way of a reading through all of it.
 //! - `select`, `filter`, `plan`: which rules a value meets, and what filters do with it.
-//! - `time`, `window`, `sum`: windows of event time, and what they hold.
+//! - `time`, `window` (with `crate::sum`): windows of event time, and what they hold.
 //! - `state`, `table`, `limits`: all state that there is, the only code that changes it, and how much there may be.
 //! - `journal`, `piece`, `saved`, `restore`: the same state after a restart.
 //!
@@ -23,7 +23,6 @@ mod restore;
 mod saved;
 mod select;
 mod state;
-mod sum;
 mod table;
 #[cfg(test)]
 mod tests;

@@ -13,12 +13,12 @@ use super::decimal::Num;
 use super::limits::Limits;
 use super::plan::RuleSet;
 use super::state::State;
-use super::sum::Sum;
 use super::table::{Channel, Device, UNNAMED};
 use super::time::{TIME_MAX_MS, TIME_MIN_MS};
 use super::window::{Definition, NONE, Point, Series, Window};
 use crate::outbox::{from_cbor, to_cbor};
 use crate::reading::{Measurement, MeasurementKind, Name};
+use crate::sum::Sum;
 
 /// The format that this release writes. Whoever raises it raises that of `outbox/checkpoint.rs` too: an older release then
 /// refuses to start, instead of giving up a state that it cannot read.

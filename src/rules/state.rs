@@ -9,7 +9,7 @@ use super::limits::{Limit, Limits, WINDOW};
 use super::plan::RuleSet;
 use super::table::{Channel, Device, Table};
 use super::window::{NONE, Point, Series, Store, Window, WindowRule};
-use crate::reading::{Aggregate, Batch, Name, Record, Stamp};
+use crate::reading::{Aggregate, Batch, Name, Origin, Record, Stamp};
 
 /// Where aggregates go.
 #[derive(Debug)]
@@ -341,6 +341,7 @@ fn emit(
         device: Name::clone(device),
         profile: profiles.get(window.profile as usize).map_or_else(|| "".into(), Name::clone),
         measurement: std::sync::Arc::clone(measurement),
+        origin: Origin::Window,
         window: Name::clone(&rule.definition.name),
         start_ms: window.start_ms,
         end_ms: window.end_ms,

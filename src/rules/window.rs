@@ -6,11 +6,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::select::Select;
-use super::sum::Sum;
 use super::time::{SPAN_MAX_MS, Windows, millis};
 use crate::config;
 use crate::counters::{Count, Counter, Counters};
 use crate::reading::Name;
+use crate::sum::Sum;
 
 /// What of a window rule decides about its state: with another of these, state means something else.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -15,7 +15,9 @@ use super::source::Chunk;
 use super::time::rfc3339;
 use crate::config::{self, Format, Layout, Timestamp};
 use crate::outbox::to_cbor;
-use crate::reading::{Aggregate, DeadLetter, DeviceState, Field, Gap, Reading, Record, Stamp, StreamEnd, Value};
+use crate::reading::{
+    Aggregate, DeadLetter, DeviceState, Field, Gap, Origin, Reading, Record, Stamp, StreamEnd, Value,
+};
 
 /// The version of the records' shape: fields are only ever added; a change of meaning raises it.
 const SCHEMA: u32 = 1;
@@ -338,13 +340,20 @@ impl Document<'_> {
     fn aggregate<M: SerializeMap>(&self, map: &mut M, aggregate: &Aggregate) -> Result<(), M::Error> {
         let Aggregate { device, profile, measurement, window, start_ms, end_ms, .. } = aggregate;
         let (start, end) = (rfc3339(*start_ms), rfc3339(*end_ms));
-        let id = format!("{}/{device}/{}/{window}/{}", self.gateway, measurement.name, ascii(&start));
+        let id = match aggregate.origin {
+            Origin::Window => format!("{}/{device}/{}/{window}/{}", self.gateway, measurement.name, ascii(&start)),
+            // One step of a series may have several, each of which stands for other readings.
+            Origin::Thinned => {
+                let (stream, seq) = (self.stream, self.seq);
+                format!("{}/{device}/{}/{stream}-{seq}/{}", self.gateway, measurement.name, ascii(&start))
+            }
+        };
         map.serialize_entry("id", &id)?;
         map.serialize_entry("revision", &aggregate.revision)?;
         map.serialize_entry("device", &**device)?;
         map.serialize_entry("profile", &**profile)?;
         map.serialize_entry("window", &**window)?;
-        map.serialize_entry("origin", "window")?;
+        map.serialize_entry("origin", aggregate.origin.as_str())?;
         map.serialize_entry("measurement", &*measurement.name)?;
         if let Some(unit) = &measurement.unit {
             map.serialize_entry("unit", &**unit)?;
@@ -401,7 +410,11 @@ impl Document<'_> {
         map.serialize_entry(name!(self, "from"), &gap.from)?;
         map.serialize_entry(name!(self, "to"), &gap.to)?;
         map.serialize_entry(name!(self, "count"), &gap.count)?;
-        map.serialize_entry(name!(self, "cause"), &*gap.cause)
+        map.serialize_entry(name!(self, "cause"), &*gap.cause)?;
+        match &gap.replaced_by {
+            Some(stream) => map.serialize_entry(name!(self, "replaced_by"), &**stream),
+            None => Ok(()),
+        }
     }
 
     fn stream_end<M: SerializeMap>(&self, map: &mut M, end: &StreamEnd) -> Result<(), M::Error> {

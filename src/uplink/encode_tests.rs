@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::outbox::Lane;
-use crate::reading::{Batch, Mark, Measurement, MeasurementKind, Reason, Stage, TimeQuality};
+use crate::reading::{Batch, Mark, Measurement, MeasurementKind, Origin, Reason, Stage, TimeQuality};
 
 const DOC: &str = include_str!("../../docs/records.md");
 
@@ -85,6 +85,7 @@ fn example_aggregate() -> Chunk {
         device: "meter".into(),
         profile: "dsmr/5".into(),
         measurement: Arc::new(measurement),
+        origin: Origin::Window,
         window: "power-1m".into(),
         start_ms: 1_777_896_000_000,
         end_ms: 1_777_896_060_000,
@@ -138,7 +139,15 @@ fn the_document_shows_what_is_written() {
         payload: b"hello".as_slice().into(),
     };
     let stream: crate::reading::Name = "77aa01b2c3d4.raw".into();
-    let gap = Gap { stream: stream.clone(), from: 100, to: 250, count: 149, cause: "evicted".into(), at: AT };
+    let gap = Gap {
+        stream: stream.clone(),
+        from: 100,
+        to: 250,
+        count: 149,
+        cause: "evicted".into(),
+        replaced_by: None,
+        at: AT,
+    };
     let end = StreamEnd { stream, last: 98_765, at: AT };
     let cases = [
         ("wide", example_reading(), Layout::Wide),

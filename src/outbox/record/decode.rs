@@ -6,8 +6,8 @@ use foldhash::HashMap;
 
 use super::{Body, Column, DecodeError, Letter, OTHER, Other, READING, RECORDS_MAX, Stamps};
 use crate::reading::{
-    Aggregate, Batch, DeadLetter, DeviceState, Field, Gap, Mark, Measurement, MeasurementKind, Name, Reading, Reason,
-    Record, Stage, Stamp, StreamEnd, TimeQuality, Value,
+    Aggregate, Batch, DeadLetter, DeviceState, Field, Gap, Mark, Measurement, MeasurementKind, Name, Origin, Reading,
+    Reason, Record, Stage, Stamp, StreamEnd, TimeQuality, Value,
 };
 
 /// Makes devices, profiles and measurements one `Arc` each over all chunks that are decoded.
@@ -147,12 +147,13 @@ impl Decoder {
                 received: stamp,
             })),
             Other::DeadLetter(letter) => Record::DeadLetter(Box::new(self.letter(letter, stamp)?)),
-            Other::Gap { stream, from, to, count, cause } => Record::Gap(Box::new(Gap {
+            Other::Gap { stream, from, to, count, cause, replaced_by } => Record::Gap(Box::new(Gap {
                 stream: self.name(stream)?,
                 from,
                 to,
                 count,
                 cause: self.name(cause)?,
+                replaced_by: replaced_by.map(|stream| self.name(stream)).transpose()?,
                 at: stamp,
             })),
             Other::StreamEnd { stream, last } => {
@@ -162,6 +163,7 @@ impl Decoder {
                 device: self.name(window.device)?,
                 profile: self.name(window.profile)?,
                 measurement: self.measurements.get(window.measurement as usize).cloned().ok_or(INDEX)?,
+                origin: if window.thinned { Origin::Thinned } else { Origin::Window },
                 window: self.name(window.window)?,
                 start_ms: window.start,
                 end_ms: window.start.wrapping_add(window.length),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use super::{Body, Column, DECIMALS_MAX, EXACT_MAX, Letter, OTHER, Other, READING, Window};
-use crate::reading::{Batch, Field, Measurement, Reading, Record, Stamp, Value};
+use crate::reading::{Batch, Field, Measurement, Origin, Reading, Record, Stamp, Value};
 
 #[derive(Default)]
 pub(super) struct Encoder<'a> {
@@ -165,6 +165,7 @@ impl<'a> Encoder<'a> {
                 to: gap.to,
                 count: gap.count,
                 cause: self.name(&gap.cause),
+                replaced_by: gap.replaced_by.as_ref().map(|stream| self.name(stream)),
             },
             Record::StreamEnd(end) => Other::StreamEnd { stream: self.name(&end.stream), last: end.last },
             Record::Aggregate(aggregate) => Other::Aggregate(Window {
@@ -181,6 +182,7 @@ impl<'a> Encoder<'a> {
                 max: aggregate.max,
                 first: aggregate.first,
                 last: aggregate.last,
+                thinned: aggregate.origin == Origin::Thinned,
             }),
         })
     }

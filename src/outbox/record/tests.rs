@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::reading::{
-    Aggregate, DeadLetter, DeviceState, Field, Gap, Mark, Measurement, MeasurementKind, Name, Reading, Reason, Record,
-    Stage, Stamp, StreamEnd, TimeQuality, Value,
+    Aggregate, DeadLetter, DeviceState, Field, Gap, Mark, Measurement, MeasurementKind, Name, Origin, Reading, Reason,
+    Record, Stage, Stamp, StreamEnd, TimeQuality, Value,
 };
 
 fn measurement(name: &str, unit: Option<&str>) -> Arc<Measurement> {
@@ -78,12 +78,14 @@ fn batch() -> impl Strategy<Value = Batch> {
                     to: 5,
                     count,
                     cause: "evicted".into(),
+                    replaced_by: (count % 2 == 0).then(|| "a.thinned.7.1".into()),
                     at,
                 })),
                 Err((3, at, n, _)) => Record::Aggregate(Box::new(Aggregate {
                     device: "d".into(),
                     profile: "p".into(),
                     measurement: Arc::clone(&measurements[(n % 4) as usize]),
+                    origin: if n % 3 == 0 { Origin::Thinned } else { Origin::Window },
                     window: "w".into(),
                     start_ms: n as i64,
                     end_ms: (n as i64).wrapping_add(60_000),

@@ -169,6 +169,7 @@ async fn aggregates_are_a_stream_of_their_own_and_come_first() {
         device: "d".into(),
         profile: "p".into(),
         measurement: Arc::new(Measurement { name: "n".into(), unit: None, kind: MeasurementKind::Gauge }),
+        origin: crate::reading::Origin::Window,
         window: "n-1m".into(),
         start_ms: 0,
         end_ms: 60_000,

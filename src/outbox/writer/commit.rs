@@ -5,7 +5,7 @@ use super::*;
 impl Writer {
     pub(super) fn try_commit(
         &mut self,
-        shared: &Shared,
+        shared: &Arc<Shared>,
         block: &mut Block,
         cursor_must: bool,
     ) -> Result<(), CommitError> {
@@ -173,13 +173,13 @@ impl Writer {
             let first = self.next[lane.index()];
             let count = batch.len() as u64;
             let Some(segment) = state.segments.get_mut(&number) else { continue };
+            let fresh = segment.entry.lanes[lane.index()].is_none();
             segment.entry.lanes[lane.index()].get_or_insert(Range { first, last: first }).last = first + count - 1;
             let declares =
                 batch.records.iter().zip(first..).filter_map(|(record, seq)| Some((seq, Declared::of(record)?)));
             segment.entry.declares.extend(declares);
-            if segment.entry.oldest_ms.is_none() {
-                segment.entry.oldest_ms = batch.records.first().map(|record| record.received().wall_ms);
-            }
+            segment.entry.stored(lane, &batch, fresh);
+            segment.entry.sizes[lane.index()] += chunks.iter().map(|chunk| chunk.bytes() as u64).sum::<u64>();
             if let Some(tail) = &mut state.tail {
                 tail.index.extend(chunks.iter().filter(|chunk| chunk.part == 0).map(|chunk| ChunkAt {
                     lane,
@@ -241,7 +241,7 @@ pub(super) fn cursor_entries(state: &State) -> Vec<CursorEntry> {
             let Some(progress) = segment.progress[lane.index()].as_ref().filter(|progress| progress.count() > 0) else {
                 continue;
             };
-            let mut entry = progress.entry(*number, lane.index_byte());
+            let mut entry = progress.entry(*number, segment.entry.generation, lane.index_byte());
             if entry.above.len() > CURSOR_ABOVE_BYTES_MAX {
                 entry.above = Vec::new();
             }

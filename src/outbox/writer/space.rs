@@ -1,10 +1,10 @@
-//! Room on the disk: beginning a segment, releasing those that are delivered, giving up the oldest.
+//! Room on the disk: beginning a segment, replacing some by what stands for them, releasing those that are delivered.
 
 use super::*;
 
 impl Writer {
     /// Sees to it that there is a segment with room.
-    pub(super) fn make_room_for_commit(&mut self, shared: &Shared) -> Result<(), CommitError> {
+    pub(super) fn make_room_for_commit(&mut self, shared: &Arc<Shared>) -> Result<(), CommitError> {
         if self.must_roll(shared) { self.roll(shared) } else { Ok(()) }
     }
 
@@ -16,11 +16,11 @@ impl Writer {
         self.segment.as_ref().is_none_or(full)
     }
 
-    pub(super) fn roll(&mut self, shared: &Shared) -> Result<(), CommitError> {
-        self.keep_within_bound(shared)?;
+    pub(super) fn roll(&mut self, shared: &Arc<Shared>) -> Result<(), CommitError> {
+        self.make_room(shared)?;
         self.manifest.reserve(&shared.directory).map_err(CommitError::Reserve)?;
         let number = self.manifest.next;
-        let path = recovery::segment_path(&shared.directory, number);
+        let path = recovery::segment_path(&shared.directory, number, 0);
         // Left by an attempt that failed half way; no manifest names it.
         if path.exists() {
             fs::remove_dir_all(&path).map_err(CommitError::Manifest)?;
@@ -36,13 +36,9 @@ impl Writer {
         let entry = Entry {
             number,
             run: self.run.to_string(),
-            lanes: [None; 3],
             starts: self.next,
-            oldest_ms: None,
             bytes: segment.disk_bytes(),
-            sealed: false,
-            commits: None,
-            declares: Vec::new(),
+            ..Entry::default()
         };
         // Without this a disk that refuses first commits would fill up with segments that hold nothing.
         let abandoned;
@@ -75,7 +71,7 @@ impl Writer {
         (self.payload_bytes, self.commits) = (0, 0);
         // Closing the old one takes a moment; nobody else waits for it.
         drop(self.segment.replace(segment));
-        abandoned.into_iter().for_each(|number| self.delete(shared, number, false));
+        abandoned.into_iter().for_each(|number| self.delete(shared, (number, 0), false));
         Ok(())
     }
 
@@ -95,7 +91,7 @@ impl Writer {
     /// Segments whose first commit failed: nothing of them was ever announced.
     pub(super) fn without_commit(&self, state: &State) -> Vec<u64> {
         let newer = state.segments.range(self.keep_from + 1..);
-        let empty = newer.filter(|(_, segment)| segment.entry.lanes == [None; 3] && !segment.damaged);
+        let empty = newer.filter(|(_, segment)| segment.entry.lanes == [None; 3] && !segment.entry.damaged);
         empty.map(|(number, _)| *number).collect()
     }
 
@@ -105,89 +101,40 @@ impl Writer {
         Manifest { segments, ..self.manifest.clone() }
     }
 
-    /// Gives up the oldest segments until one more fits below the bound.
-    pub(super) fn keep_within_bound(&mut self, shared: &Shared) -> Result<(), CommitError> {
-        let max = shared.settings.size_max;
-        loop {
-            let state = shared.lock();
-            if has_room(&state, shared) {
-                return Ok(());
-            }
-            let old = || state.segments.range(..self.needed_from(&state));
-            let done = old().find(|(_, segment)| segment.missing() == 0).map(|(number, _)| *number);
-            if let Some(number) = done {
-                self.remove(shared, state, number, &[])?;
-                continue;
-            }
-            let victim = old().find(|(_, segment)| !segment.is_pinned()).map(|(number, _)| *number);
-            match victim {
-                Some(number) if shared.settings.when_full == crate::config::WhenFull::DropOldest => {
-                    self.evict(shared, state, number)?;
-                }
-                _ => return Err(CommitError::Full { bytes: stored_bytes(&state), max }),
-            }
-        }
-    }
-
-    pub(super) fn evict(
+    /// Takes segments out of the manifest, with what is to be declared about them and what stands for them, and deletes
+    /// them. They are `leaving` already, so that nothing of them is given while the manifest is replaced.
+    pub(super) fn replace(
         &mut self,
         shared: &Shared,
-        state: MutexGuard<'_, State>,
-        number: u64,
-    ) -> Result<(), CommitError> {
-        let Some(segment) = state.segments.get(&number) else { return Ok(()) };
-        // Declarations that nobody has seen yet are made again, so they are not among what is given up.
-        let raw = segment.progress[Lane::Raw.index()].as_ref();
-        let unseen = segment.entry.declares.iter().filter(|(seq, _)| !raw.is_some_and(|raw| raw.is_delivered(*seq)));
-        let mut gaps: Vec<Declared> = unseen.map(|(_, declared)| declared.clone()).collect();
-        let mut repeated = gaps.len() as u64;
-        let mut counts = [0; 3];
-        for lane in Lane::ALL.into_iter().rev() {
-            let missing = segment.missing_of(lane);
-            // All declarations are in the raw lane.
-            let count = missing - std::mem::take(&mut repeated).min(missing);
-            counts[lane.index()] = count;
-            if let (true, Some(range)) = (missing > 0, segment.entry.lanes[lane.index()]) {
-                let from = segment.first_missing(lane, range.first).unwrap_or(range.first);
-                let stream = segment.streams[lane.index()].to_string();
-                let gap = Declared::Gap { stream, from, to: range.last, count, cause: "evicted".to_owned() };
-                declare(&mut gaps, gap);
-            }
-        }
-        if let Some(suppressed) = self.trouble.pass(clock::instant()) {
-            let records = segment.missing();
-            warn!(segment = number, records, suppressed, "the outbox is full: the oldest records are given up");
-        }
-        self.remove(shared, state, number, &gaps)?;
-        // Counted once it is done: an attempt that the disk refuses is made again.
-        self.counts.evicted.iter().zip(counts).for_each(|(counter, count)| counter.add(count));
-        Ok(())
-    }
-
-    /// Takes a segment out of the manifest, with what is to be declared about it, and deletes it.
-    pub(super) fn remove(
-        &mut self,
-        shared: &Shared,
-        mut state: MutexGuard<'_, State>,
-        number: u64,
+        numbers: &[u64],
+        entry: Option<Entry>,
         gaps: &[Declared],
     ) -> Result<(), CommitError> {
-        // It stays where it is until the manifest is replaced, so that a reader does not pass it by if that fails.
-        let Some(segment) = state.segments.get_mut(&number) else { return Ok(()) };
-        segment.leaving = true;
-        let damaged = segment.damaged;
+        let state = shared.lock();
+        let leaving = numbers.iter().filter_map(|number| state.segments.get(number));
+        let old: Vec<_> = leaving.map(|segment| (segment.id(), segment.entry.damaged)).collect();
         let mut manifest = self.current_manifest(&state);
-        manifest.segments.retain(|entry| entry.number != number);
+        drop(state);
+        manifest.segments.retain(|entry| !numbers.contains(&entry.number));
+        let at = entry.as_ref().map_or(0, |new| manifest.segments.partition_point(|entry| entry.number < new.number));
+        manifest.segments.splice(at..at, entry.clone());
         for gap in gaps {
             declare(&mut manifest.declared, gap.clone());
         }
-        drop(state);
         let written = manifest.write(&shared.directory);
         let mut state = shared.lock();
         if written.is_ok() {
-            state.segments.remove(&number);
-        } else if let Some(segment) = state.segments.get_mut(&number) {
-            segment.leaving = false;
+            state.segments.retain(|number, _| !numbers.contains(number));
+            if let Some(entry) = entry {
+                state.rewritten = Some(state.rewritten.map_or(entry.number, |other| other.min(entry.number)));
+                state.segments.insert(entry.number, SegmentState::new(entry));
+            }
+        } else {
+            for number in numbers {
+                if let Some(segment) = state.segments.get_mut(number) {
+                    segment.leaving = false;
+                }
+            }
         }
         drop(state);
         shared.readable.notify_one();
@@ -196,7 +143,9 @@ impl Writer {
         if !gaps.is_empty() {
             self.declare_later(shared, gaps);
         }
-        self.delete(shared, number, damaged);
+        for (segment, damaged) in old {
+            self.delete(shared, segment, damaged);
+        }
         // What was used of the reserve comes back with the first room; if not yet, the next segment asks for it.
         let _ = self.manifest.reserve(&shared.directory);
         Ok(())
@@ -210,11 +159,11 @@ impl Writer {
         self.declared_at = shared.append(Append { raw: Some(&mut batch), ..Append::default() });
     }
 
-    pub(super) fn delete(&mut self, shared: &Shared, number: u64, damaged: bool) {
-        let path = recovery::segment_path(&shared.directory, number);
+    pub(super) fn delete(&mut self, shared: &Shared, (number, generation): (u64, u32), damaged: bool) {
+        let path = recovery::segment_path(&shared.directory, number, generation);
         let done = if damaged {
             self.counts.quarantined.add(1);
-            recovery::quarantine(&shared.directory, number)
+            recovery::quarantine(&shared.directory, number, generation)
         } else {
             fs::remove_dir_all(&path)
         };
@@ -224,17 +173,23 @@ impl Writer {
         }
     }
 
-    /// Deletes the closed segments of which nothing is left to deliver.
-    pub(super) fn release(&mut self, shared: &Shared) -> Result<(), CommitError> {
-        loop {
-            let state = shared.lock();
-            let mut old = state.segments.range(..self.needed_from(&state));
-            let Some(number) = old.find(|(_, segment)| segment.missing() == 0).map(|(number, _)| *number) else {
-                return Ok(());
-            };
-            // The cursor is never only in what goes: each segment's first commit carries it, and the newest stays.
-            self.remove(shared, state, number, &[])?;
+    /// Deletes the closed segments of which nothing is left to deliver, all with one new manifest; gives how many.
+    pub(super) fn release(&mut self, shared: &Shared) -> Result<usize, CommitError> {
+        // The cursor is never only in what goes: each segment's first commit carries it, and the newest stays.
+        let done: Vec<u64> = {
+            let mut state = shared.lock();
+            let needed_from = self.needed_from(&state);
+            let old = state.segments.range_mut(..needed_from).filter(|(_, segment)| segment.missing() == 0);
+            old.map(|(number, segment)| {
+                segment.leaving = true;
+                *number
+            })
+            .collect()
+        };
+        if !done.is_empty() {
+            self.replace(shared, &done, None, &[])?;
         }
+        Ok(done.len())
     }
 }
 
@@ -242,14 +197,32 @@ pub(super) fn stored_bytes(state: &State) -> u64 {
     state.segments.values().map(|segment| segment.entry.bytes).sum()
 }
 
-/// Whether one more segment fits below the bound.
-pub(super) fn has_room(state: &State, shared: &Shared) -> bool {
+/// Whether one more segment fits below the bounds. Asks the file system, so it takes the lock itself.
+pub(super) fn has_room(shared: &Shared) -> bool {
+    let leaves_enough = leaves_enough(shared, one_more(shared));
+    let state = shared.lock();
+    let within = stored_bytes(&state) + beside_segments(&state, shared) <= shared.settings.size_max;
+    (within && leaves_enough) || state.segments.is_empty()
+}
+
+/// What one more segment takes at most.
+fn one_more(shared: &Shared) -> u64 {
     let limit = shared.settings.segment_bytes + shared.settings.segment_bytes / 16;
-    let one_more = (limit + SEGMENT_OVERHEAD_BYTES).next_multiple_of(DISK_STEP_BYTES);
-    let reserve = reserve_bytes(state.segments.len() + 1);
+    (limit + SEGMENT_OVERHEAD_BYTES).next_multiple_of(DISK_STEP_BYTES)
+}
+
+/// What must be free beside the segments that there are.
+pub(super) fn beside_segments(state: &State, shared: &Shared) -> u64 {
     // While a checkpoint is replaced there are two.
-    let checkpoints = 2 * state.checkpoint_bytes;
-    stored_bytes(state) + one_more + reserve + checkpoints <= shared.settings.size_max || state.segments.is_empty()
+    one_more(shared) + reserve_bytes(state.segments.len() + 1) + 2 * state.checkpoint_bytes
+}
+
+/// Whether the file system keeps enough for others when `more` bytes are taken.
+fn leaves_enough(shared: &Shared, more: u64) -> bool {
+    let Ok(system) = rustix::fs::statvfs(&shared.directory) else { return true };
+    let (free, all) = (system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize);
+    let min_free = shared.settings.ladder.min_free.unwrap_or((all / 16).min(MIN_FREE_DEFAULT));
+    min_free == 0 || free >= min_free + more
 }
 
 /// Adds a gap to those that wait to be declared; gaps of one stream that touch become one.

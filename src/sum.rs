@@ -18,7 +18,7 @@ type Parts = SmallVec<[f64; 3]>;
 
 /// An exact sum.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Sum {
+pub(crate) struct Sum {
     parts: Parts,
     /// The sum of huge values times [`SCALE`].
     huge: Option<Box<Parts>>,
@@ -26,7 +26,7 @@ pub(super) struct Sum {
 
 impl Sum {
     /// Adds a finite value.
-    pub(super) fn add(&mut self, value: f64) {
+    pub(crate) fn add(&mut self, value: f64) {
         if value.abs() < HUGE {
             grow(&mut self.parts, value);
         } else {
@@ -35,7 +35,7 @@ impl Sum {
     }
 
     /// The sum, rounded once to the nearest double; `None` if it is beyond them.
-    pub(super) fn value(&self) -> Option<f64> {
+    pub(crate) fn value(&self) -> Option<f64> {
         let Some(huge) = &self.huge else { return Some(round(&self.parts)) };
         // Huge values and their opposites may leave something that fits in with the small ones.
         if round(huge).abs() < HUGE * SCALE {
@@ -53,13 +53,13 @@ impl Sum {
     }
 
     /// What [`Sum::from_parts`] takes.
-    pub(super) fn parts(&self) -> (&[f64], &[f64]) {
+    pub(crate) fn parts(&self) -> (&[f64], &[f64]) {
         (&self.parts, self.huge.as_ref().map_or(&[], |huge| huge.as_slice()))
     }
 
     /// A sum as [`Sum::parts`] gave it. Whatever the parts are, they are added anew: nothing read from a disk can break the
     /// invariant.
-    pub(super) fn from_parts(parts: &[f64], huge: &[f64]) -> Self {
+    pub(crate) fn from_parts(parts: &[f64], huge: &[f64]) -> Self {
         let mut sum = Self::default();
         let finite = |part: &&f64| part.is_finite() && part.abs() < HUGE;
         parts.iter().filter(finite).for_each(|part| grow(&mut sum.parts, *part));
