@@ -89,7 +89,7 @@ fn many_disks(time: Duration, losses: &[Loss], deaf: Deaf) -> Tally {
 fn survives(seconds: u64, losses: &[Loss]) {
     let tally = many_disks(Duration::from_secs(seconds), losses, Deaf::Not);
     assert!(tally.found.is_none(), "TIDEGATE_SEED={}: {tally:#?}", tally.found.as_ref().unwrap().0);
-    assert!(tally.cuts > 3 && tally.announcements > 30, "{tally:?}");
+    assert!(tally.cuts > 3 && tally.announcements > 0, "{tally:?}");
 }
 
 #[test]

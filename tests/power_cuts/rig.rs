@@ -68,7 +68,9 @@ impl Rig {
             self.history.pop_front();
         }
         let mounted = Mounted::new(disk, path, plan).unwrap();
-        let (size_max, patience) = (self.size_max, self.patience);
+        // What a check reads must not be given up meanwhile.
+        let size_max = if matches!(task, Task::Drain) { u64::MAX / 4 } else { self.size_max };
+        let patience = self.patience;
         let orders = Orders { path: path.to_owned(), task, seed, life: self.lives, size_max, patience };
         let mut child = orders.command().spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());

@@ -69,7 +69,7 @@ fn boot(directory: &Path, ledger: &mut Ledger, life: u64, preload: &str, random:
         task,
         seed: random.clone().u64(..),
         life,
-        size_max: SIZE_MAX,
+        size_max: if matches!(task, Task::Drain) { u64::MAX / 4 } else { SIZE_MAX },
         patience: Duration::from_secs(60),
     };
     let drain = orders(Task::Drain, 2 * life).to_text();
