@@ -196,6 +196,11 @@ impl Ledger {
         }
     }
 
+    /// Something is wrong that no child said.
+    pub(crate) fn complain(&mut self, problem: String) {
+        self.problems.push(problem);
+    }
+
     /// What is wrong so far.
     pub(crate) fn problems(&self) -> &[String] {
         &self.problems

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tidegate::clock;
 
-use crate::disk::Disk;
+use crate::disk::{Disk, ROOT};
 use crate::faults::Plan;
 use crate::ledger::{Ledger, Said};
 use crate::mount::Mounted;
@@ -103,6 +103,13 @@ impl Rig {
         if let Some((_, last)) = self.history.back_mut() {
             last.extend(lines.iter().skip(lines.len().saturating_sub(400)).cloned());
             last.extend(unmounted.cut_at);
+        }
+        // A replacement is old or new, and whole, whatever happened.
+        let outbox = unmounted.disk.lookup(ROOT, "outbox");
+        for name in ["MANIFEST.damaged", "CHECKPOINT.damaged"] {
+            if outbox.is_ok_and(|outbox| unmounted.disk.lookup(outbox, name).is_ok()) {
+                self.ledger.complain(format!("there was a {name}"));
+            }
         }
         let (is_cut, struck, concerned) = (unmounted.is_cut, unmounted.struck, unmounted.concerned);
         Outcome { disk: unmounted.disk, said, is_cut, struck, concerned }
