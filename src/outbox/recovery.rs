@@ -21,7 +21,7 @@ use super::manifest::{Declared, Entry, Manifest, ManifestError, Moved, Range, Wi
 use super::reader::whole;
 use super::rebuild::{Load, rebuild};
 use super::record::{self, Names};
-use super::segment::{self, Contents, SegmentError};
+use super::segment::{self, Contents, SegmentError, sync_directory};
 use super::settled::Settled;
 use super::state::{SegmentState, Shared, State, missing_in, stream_name};
 use super::writer::Writer;
@@ -100,7 +100,21 @@ pub(crate) fn quarantine(directory: &Path, number: u64, generation: u32) -> io::
     make_directory(&aside)?;
     // Numbers can come again after the manifest was lost.
     let free = (generation..).map(|again| segment_path(&aside, number, again)).find(|target| !target.exists());
-    fs::rename(segment_path(directory, number, generation), free.ok_or(io::ErrorKind::AlreadyExists)?)
+    fs::rename(segment_path(directory, number, generation), free.ok_or(io::ErrorKind::AlreadyExists)?)?;
+    // Where a cut brings it back to its old place, the next start removes it: no manifest names it any more.
+    sync_directory(&aside)?;
+    sync_directory(directory)
+}
+
+/// Makes a directory, and its name durable: whatever is synced in it is lost with its name. Each time, because the start
+/// that made it may not have come to that.
+fn make_durable_directory(path: &Path) -> io::Result<()> {
+    make_directory(path)?;
+    let Some(parent) = path.parent() else { return Ok(()) };
+    sync_directory(parent)?;
+    // Whoever installed the gateway made the directory above, and may not let it read the one that is above that.
+    let _ = parent.parent().filter(|above| !above.as_os_str().is_empty()).map(sync_directory);
+    Ok(())
 }
 
 pub(super) fn make_directory(path: &Path) -> io::Result<()> {
@@ -120,13 +134,13 @@ pub(crate) fn open(
     counters: &Counters,
 ) -> Result<(Shared, Writer, Left), OpenError> {
     let directory = options.data_dir.join("outbox");
-    make_directory(&directory).map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
+    make_durable_directory(&directory).map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
     let lock = lock(&options.data_dir)?;
     let keys = Keys::new(&settings.encryption);
     let checkpoint = checkpoint::read(&directory, &keys);
     // Before anything is written, moved or removed.
     check_keys(&directory, &keys, checkpoint.as_ref().err())?;
-    let mut manifest = read_manifest(&directory, &options.machine, &keys)?;
+    let mut manifest = read_manifest(&directory, &options.machine, &keys, counters)?;
     remove_unnamed(&directory, &manifest);
     let checkpoint = take_checkpoint(&directory, checkpoint)?;
     let mut found = Found::default();
@@ -242,7 +256,7 @@ fn check_keys(directory: &Path, keys: &Keys, checkpoint: Option<&CheckpointError
     }
 }
 
-fn read_manifest(directory: &Path, machine: &str, keys: &Keys) -> Result<Manifest, OpenError> {
+fn read_manifest(directory: &Path, machine: &str, keys: &Keys, counters: &Counters) -> Result<Manifest, OpenError> {
     let reason = match Manifest::read(directory) {
         Ok(Some(manifest)) => return Ok(manifest),
         Ok(None) => None,
@@ -263,6 +277,7 @@ fn read_manifest(directory: &Path, machine: &str, keys: &Keys) -> Result<Manifes
         error!("the outbox's manifest is damaged ({reason}): it is made anew from the segments");
     }
     if let Some(rebuilt) = rebuilt {
+        counters.add(Count::Quarantined, "", rebuilt.damaged.len() as u64);
         rebuilt.set_aside(directory)?;
         rebuilt.log();
         manifest = rebuilt.manifest;

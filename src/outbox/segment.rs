@@ -27,6 +27,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
+use tracing::warn;
+
 use super::Lane;
 use super::cipher::{Keys, Opener, Sealer};
 use super::manifest::use_reserve;
@@ -48,6 +50,10 @@ const SALT_KEY: &[u8] = b"salt";
 
 /// A segment of a few MiB opens in milliseconds; one that takes this long never will.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// A file that cannot be read is tried again so often …
+const READ_ATTEMPTS: u32 = 3;
+/// … this long apart.
+const READ_PAUSE: Duration = Duration::from_millis(200);
 /// How many segments are being loaded.
 static LOADING: AtomicUsize = AtomicUsize::new(0);
 
@@ -375,9 +381,46 @@ pub(crate) fn is_loading() -> bool {
     LOADING.load(Ordering::SeqCst) > 0
 }
 
+/// Removes what sled's last opening noted about the log. It writes that note beside it, and takes one that it had only
+/// begun when the process was killed or the power was cut for a damaged database. The log says all of it again: a
+/// segment's first opening never finds a note.
+fn remove_snapshots(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with("snap.")) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the file once, so that sled finds it in memory. Where a read fails, sled takes what lies before it for all that
+/// there is and overwrites the rest: an error that passes would become a loss. One that stays is damage.
+fn read_through(file: &Path) {
+    for attempt in 1..=READ_ATTEMPTS {
+        match File::open(file).and_then(|mut file| io::copy(&mut file, &mut io::sink())) {
+            Ok(_) => return,
+            Err(error) => warn!(attempt, "{} cannot be read: {error}", file.display()),
+        }
+        std::thread::sleep(READ_PAUSE);
+    }
+}
+
 fn read_all(path: &Path, keys: &Keys) -> Result<Contents, SegmentError> {
     let error = |error| classify(path, error);
+    read_through(&path.join("db"));
+    remove_snapshots(path).map_err(|source| SegmentError::Io { path: path.to_owned(), source })?;
     let database = config(path).open().map_err(error)?;
+    let contents = gather(path, &database, keys);
+    // sled syncs once more when it closes, and panics where that fails. What was read was read all the same.
+    if catch_unwind(AssertUnwindSafe(|| drop(database))).is_err() {
+        warn!("segment {} could not be synced after it was read", path.display());
+    }
+    contents
+}
+
+fn gather(path: &Path, database: &sled::Db, keys: &Keys) -> Result<Contents, SegmentError> {
+    let error = |error| classify(path, error);
     let mut contents = Contents::default();
     let header = database.open_tree(HEADER_TREE).map_err(error)?;
     let text = |key: &[u8]| header.get(key).ok().flatten().map(|text| String::from_utf8_lossy(&text).into_owned());

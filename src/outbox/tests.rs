@@ -10,6 +10,7 @@ use crate::reading::{
     Value,
 };
 
+mod damage;
 mod hostile;
 mod journal;
 mod ladder;

@@ -1,20 +1,53 @@
 //! The outbox's thread: commits, rolls, releases, evicts. It alone writes below the outbox's directory.
 //!
-//! The argument for each operation, that a kill or a power cut at any moment loses nothing that was announced:
-//! - **Commit**: chunks, receipts and cursor go into one segment in one atomic change, which is fsynced before the append
-//!   number is announced. A segment is written only once the manifest that names it is durable.
-//! - **Roll**: the new segment's directory is made and synced, then the manifest is replaced by one that names it and seals
-//!   the old one. A cut before that leaves a directory that no manifest names, which the next start removes.
-//! - **Release**: a segment of which everything is delivered is taken out of the manifest, then deleted. One that is kept for
-//!   a while (see [`keep`]) is noted in the manifest as delivered first: before that the cursor says so.
-//! - **Evict**: the manifest is replaced by one that no longer names the segment and declares the gap; then it is deleted.
-//!   The declaration stays in the manifest until the gap record is committed.
-//! - **Journal and checkpoint**: what the rules' state took in is in the commit of the records that it led to. A checkpoint
-//!   is written only after the commit of all that it includes, and no segment that holds journal since then is deleted, so
-//!   that after a cut at any moment both together give the state as of the last commit.
+//! # Why a kill or a power cut at any moment loses nothing that was announced
+//!
+//! Assumed of the file system, and not more: what fsync (of a directory: names) has returned for is there after a cut;
+//! of what came after, each block of 4 KiB and each change of a name is there or not; a rename is old or new.
+//! `sync_file_range`, which is sled's `flush`, counts for nothing. Tried by `tests/power_cuts`; figures are in
+//! `docs/durability.md`.
+//!
+//! - **Append** touches memory only. Nothing is announced, so nothing is owed.
+//! - **Commit**. Before: the manifest on disk names the segment, with the run and the first number of each lane. The
+//!   chunks, receipts, cursor and journal of a block are one sled batch (or one value) in one tree; `flush` writes it
+//!   to the end of the log, `sync_data` makes that durable, and only then is the number announced. A cut before the
+//!   sync leaves any part of the log's new blocks: sled finds the end of what is whole by its checksums and cuts off
+//!   the rest, so the batch is there whole or not at all, and earlier commits lie in bytes that are not written again
+//!   (a tree of eight values is never rewritten). A cut after the sync finds it. A commit that is there and was never
+//!   announced is kept by the next start: it is whole, its receipts say so to the broker's second sending, and reading
+//!   it back has synced it (sled syncs when it closes) before anything is built on it.
+//! - **Witness**: written in place after the sync, never synced. It knows less than the log, or the same; torn, its
+//!   checksum is wrong and it says nothing. It never claims what a cut may have taken.
+//! - **Roll**. The new directory is made, the database in it, `conf`, the directory and the outbox's own names are
+//!   synced; then the manifest is replaced by one that names it and seals the segments before it at what was announced
+//!   of them; then the first commit may go there. A cut before the replacement leaves a directory that no manifest
+//!   names: the next start removes it, and its number is used again, for nothing of it was announced. A cut after it
+//!   leaves an empty segment in which nothing was announced.
+//! - **Manifest**: written beside the old one, synced, renamed, directory synced
+//!   ([`replace`](super::manifest::replace)). A cut leaves the old or the new one whole, and the operations here are
+//!   such that both are right. If it is gone or damaged all the same, it is made anew from the segments before anything
+//!   is deleted.
+//! - **Release**: the manifest is replaced by one without the segment, of which everything is delivered; then it is
+//!   deleted. A cut before the replacement brings it back, to be delivered again from the last cursor on; a cut after
+//!   it leaves remains that the next start removes. One that is kept for a while (see [`keep`]) is noted in the manifest as
+//!   delivered first: before that the cursor says so.
+//! - **Evict** and **rewrite**: one replacement of the manifest takes the old segment out and takes in what stands for
+//!   it: the declared gap, or the new directory, which was synced before as in a roll. So the old records are there, or
+//!   what stands for them is, never both and never neither. A gap stays in the manifest until the record that declares
+//!   it is committed; a cut between the two declares it once more.
+//! - **Journal and checkpoint**: what the rules' state took in is in the commit of the records that it led to. A
+//!   checkpoint is replaced as the manifest is, after the commit of all that it includes, and no segment that holds
+//!   journal since then is deleted before. So after a cut at any moment both together give the state as of the last
+//!   commit.
+//! - **Reading back** writes too: sled zeroes the end of the log behind what is whole, and notes what it found beside
+//!   it. Neither touches what was committed; the note is removed before the next opening, because sled takes half of
+//!   one for damage. So a start may be cut, and cut again.
+//! - **Quarantine** comes last: what could be read is delivered, the rest declared, the manifest no longer names the
+//!   segment; then it is moved. A cut before the move is durable removes the remains.
 //! - **An error** of a commit ends the segment: it is sealed with what was announced of it, and the same records are
-//!   committed to a new one. Whatever the failed commit left in the old one lies beyond its sealed range, and beyond the
-//!   number of commits that its entry allows: it is not read.
+//!   committed to a new one. A sync is never tried again on the same file: Linux may have dropped what it could not
+//!   write. Whatever the failed commit left in the old one lies beyond its sealed range, and beyond the number of
+//!   commits that its entry allows: it is not read.
 
 mod commit;
 mod keep;

@@ -24,6 +24,8 @@ pub(crate) enum Part {
     Faketime,
     /// The right to mount a small file system, as root or in a user namespace.
     Mount,
+    /// A file system in user space, mounted by root.
+    Fuse,
 }
 
 impl Part {
@@ -50,6 +52,15 @@ impl Part {
                 (!succeeds("strace", &["-qq", "-o", "/dev/null", "true"])).then(|| "strace cannot trace here".into())
             }
             Self::Openssl => which("openssl").is_none().then(|| "openssl is not installed".into()),
+            Self::Fuse => {
+                let root = rustix::process::geteuid().is_root();
+                let opens = || std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
+                match (root, opens()) {
+                    (true, Ok(_)) => None,
+                    (true, Err(error)) => Some(format!("/dev/fuse: {error}")),
+                    (false, _) => Some("mounting a FUSE file system needs root".into()),
+                }
+            }
             Self::Mount => {
                 let mut arguments = unshare_arguments();
                 arguments.extend(["sh", "-c", "mount -t tmpfs -o size=1m tmpfs /mnt"].map(String::from));
