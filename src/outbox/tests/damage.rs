@@ -127,7 +127,7 @@ async fn a_database_that_opens_without_an_error_and_holds_too_little_is_noticed(
     let rig = filled().await;
     let path = segments(&rig)[1].clone();
     fs::remove_dir_all(&path).unwrap();
-    drop(segment::Segment::create(&path, "another").unwrap());
+    drop(segment::Segment::create(&path, "another", &cipher::Keys::default()).unwrap());
     assert!(costs_only_itself("an empty database", &rig, 600).await > 0);
     assert_eq!(in_quarantine(&rig), 1);
     // The one that was written when the process died: as it was some commits before.

@@ -454,11 +454,13 @@ impl Run {
         self.look_unless(crashes);
         if let Some(image) = image {
             self.rig.dir = image;
-            let run = Some(self.model.runs.len() - 1);
-            let delivered = self.model.fates.iter().filter(|(_, fate)| fate.delivered == run).map(|(n, _)| *n);
-            self.model.delivered_at_crash.extend(delivered);
+            self.forget_deliveries();
         } else if matches!(closed, Some(Ok(()))) {
             self.model.journal.1 = self.model.journal.0;
+        }
+        // An outbox at its bound has no room for the cursor: what was delivered since it was last stored comes again.
+        if !crashes && self.outbox.shared.lock().cursor_changed {
+            self.forget_deliveries();
         }
         for (at, (before, after)) in evicted_before.into_iter().zip(self.evicted()).enumerate() {
             self.model.evicted[at].0 += if crashes { before } else { after };
@@ -485,6 +487,13 @@ impl Run {
         self.pass.clear();
         self.appended = 0;
         Ok(())
+    }
+
+    /// What this run delivered may be given again.
+    fn forget_deliveries(&mut self) {
+        let run = Some(self.model.runs.len() - 1);
+        let delivered = self.model.fates.iter().filter(|(_, fate)| fate.delivered == run).map(|(n, _)| *n);
+        self.model.delivered_at_crash.extend(delivered);
     }
 
     /// What the end of the old run still announced counts only if its files are the ones that go on.

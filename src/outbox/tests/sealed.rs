@@ -159,9 +159,9 @@ async fn a_missing_or_wrong_key_is_told_and_nothing_is_touched() {
         }
         // What no manifest names would be removed by a start.
         if after_crash {
-            crash(&mut rig, outbox, closer)
+            crash(&mut rig, outbox, closer);
         } else {
-            closer.close().unwrap()
+            closer.close().unwrap();
         }
         std::fs::create_dir(rig.dir.path().join("outbox/0000000000009999")).unwrap();
         let before = everything(rig.dir.path());
