@@ -52,7 +52,10 @@ impl Bed {
         let settings = config::Outbox {
             size_max: self.size_max,
             when_full: config::WhenFull::DropOldest,
+            persist: config::Persist::Always,
+            hold: Duration::from_millis(300),
             commit_interval: Duration::from_millis(1),
+            commit_interval_max: Duration::from_millis(1),
             commit_bytes: 64 * 1024,
             segment_bytes: 256 * 1024,
             memory_tail_bytes: 16 * 1024,

@@ -318,14 +318,29 @@ pub struct Outbox {
     pub size_max: u64,
     /// What to do when they are taken.
     pub when_full: WhenFull,
-    /// A commit starts this long after the first record that waits for it.
+    /// Which records are written.
+    pub persist: Persist,
+    /// Raw records wait so long in memory for Kafka's report before they are written, with [`Persist::WhenBehind`].
+    pub hold: Duration,
+    /// A commit starts at least this long after the first record that waits for it, unless it is asked for …
     pub commit_interval: Duration,
+    /// … and at most this long, while records keep coming.
+    pub commit_interval_max: Duration,
     /// A commit starts early when this many bytes of encoded records wait.
     pub commit_bytes: usize,
     /// Payload bytes of a segment.
     pub segment_bytes: u64,
     /// Bytes of the newest records that are kept in memory, so that an online gateway does not read back what it wrote.
     pub memory_tail_bytes: usize,
+}
+
+/// Which raw records are written to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persist {
+    /// All of them, before they are sent.
+    Always,
+    /// Those that Kafka has not acknowledged in time.
+    WhenBehind,
 }
 
 /// SASL mechanisms.

@@ -9,7 +9,7 @@ use super::secret::Origin;
 use super::units::{escape, format_duration, format_size};
 use super::{
     Compression, Filter, FilterAction, Format, Kafka, Layout, Loaded, Mqtt, MqttVersion, Outbox, Parity, Retained,
-    Rules, Select, Serial, Timestamp, Tls, WhenFull, Window, values,
+    Persist, Rules, Select, Serial, Timestamp, Tls, WhenFull, Window, values,
 };
 
 /// A file being written. Writing to a `String` cannot fail.
@@ -299,8 +299,11 @@ fn outbox(page: &mut Page, outbox: &Outbox) {
     page.head("outbox");
     page.size("max_size", outbox.size_max);
     page.text("when_full", if outbox.when_full == WhenFull::DropOldest { "drop-oldest" } else { "block" });
+    page.text("persist", if outbox.persist == Persist::Always { "always" } else { "when-behind" });
     page.head("outbox.advanced");
+    page.duration("hold", outbox.hold);
     page.duration("commit_interval", outbox.commit_interval);
+    page.duration("commit_interval_max", outbox.commit_interval_max);
     page.size("commit_bytes", outbox.commit_bytes as u64);
     page.size("segment_size", outbox.segment_bytes);
     page.size("memory_tail", outbox.memory_tail_bytes as u64);

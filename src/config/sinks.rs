@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::section::Section;
 use super::sources::tls;
 use super::{
-    Compression, Format, Kafka, Layout, Outbox, Sasl, SaslMechanism, Secret, Timestamp, Tls, Topics, WhenFull, secret,
+    Compression, Format, Kafka, Layout, Outbox, Persist, Sasl, SaslMechanism, Secret, Timestamp, Tls, Topics, WhenFull, secret,
     units, values,
 };
 
@@ -32,6 +32,7 @@ const fn ms(ms: u64) -> Duration {
 pub(super) fn outbox(section: &Section<'_>) -> Outbox {
     let size_max = section.size("max_size", SIZE_MIN..=16 * TIB).unwrap_or(GIB);
     let when_full = section.choice("when_full", &[("drop-oldest", WhenFull::DropOldest), ("block", WhenFull::Block)]);
+    let persist = section.choice("persist", &[("always", Persist::Always), ("when-behind", Persist::WhenBehind)]);
     let advanced = section.section("advanced");
     let segment_default = SEGMENT_BYTES_DEFAULT.min(size_max / SEGMENTS_MIN).max(SEGMENT_BYTES_MIN);
     let segment_bytes = advanced.size("segment_size", SEGMENT_BYTES_MIN..=64 * MIB).unwrap_or(segment_default);
@@ -46,10 +47,22 @@ pub(super) fn outbox(section: &Section<'_>) -> Outbox {
         advanced
             .problem_with("commit_bytes", format!("expected at most outbox.advanced.segment_size, which is {most}"));
     }
+    let commit_interval = advanced.duration("commit_interval", ms(1)..=secs(60)).unwrap_or(ms(100));
+    let commit_interval_max = advanced.duration("commit_interval_max", ms(1)..=secs(60));
+    if commit_interval_max.is_some_and(|max| max < commit_interval) {
+        let least = units::format_duration(commit_interval);
+        advanced.problem_with(
+            "commit_interval_max",
+            format!("expected at least outbox.advanced.commit_interval, which is {least}"),
+        );
+    }
     let outbox = Outbox {
         size_max,
         when_full: when_full.unwrap_or(WhenFull::DropOldest),
-        commit_interval: advanced.duration("commit_interval", ms(1)..=secs(60)).unwrap_or(ms(100)),
+        persist: persist.unwrap_or(Persist::Always),
+        hold: advanced.duration("hold", ms(10)..=secs(10)).unwrap_or(ms(500)),
+        commit_interval,
+        commit_interval_max: commit_interval_max.unwrap_or(ms(500)).max(commit_interval),
         commit_bytes,
         segment_bytes,
         memory_tail_bytes: advanced.size_in_memory("memory_tail", 64 * KIB..=256 * MIB).unwrap_or(4 << 20),

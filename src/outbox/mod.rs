@@ -21,6 +21,7 @@
 
 mod checkpoint;
 mod chunk;
+mod hold;
 mod manifest;
 mod pending;
 mod progress;

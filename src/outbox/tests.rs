@@ -27,7 +27,10 @@ impl Rig {
         let settings = config::Outbox {
             size_max: 64 << 20,
             when_full: WhenFull::DropOldest,
+            persist: config::Persist::Always,
+            hold: Duration::from_millis(300),
             commit_interval: Duration::from_millis(5),
+            commit_interval_max: Duration::from_millis(5),
             commit_bytes: 64 * 1024,
             segment_bytes: 16 * 1024,
             memory_tail_bytes: 16 * 1024,

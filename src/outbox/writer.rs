@@ -11,6 +11,8 @@
 //! - **Journal and checkpoint**: what the rules' state took in is in the commit of the records that it led to. A checkpoint
 //!   is written only after the commit of all that it includes, and no segment that holds journal since then is deleted, so
 //!   that after a cut at any moment both together give the state as of the last commit.
+//! - **Begin to hold**: the manifest is replaced by one that names this run and says that it holds records back from the
+//!   disk; only then the first of them is given to the reader. A cut before that leaves a run that nobody has heard of.
 //! - **An error** of a commit ends the segment: it is sealed with what was announced of it, and the same records are
 //!   committed to a new one. Whatever the failed commit left in the old one lies beyond its sealed range, and beyond the
 //!   number of commits that its entry allows: it is not read.
@@ -18,7 +20,6 @@
 mod commit;
 mod space;
 
-use std::collections::VecDeque;
 use std::fs;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
@@ -27,8 +28,10 @@ use tracing::{error, info, warn};
 
 use self::space::has_room;
 use super::chunk::{Chunk, CursorEntry, Cutter, Extras, JournalPart, TooLarge};
+use super::hold::HOLE_MAX;
 use super::manifest::{Declared, Entry, Manifest, Range, Witness, Witnessed, reserve_bytes};
 use super::pending::Block;
+use super::progress::Progress;
 use super::record;
 use super::segment::{self, DISK_STEP_BYTES, Key, Segment};
 use super::state::{ChunkAt, SegmentState, Shared, State, Tail};
@@ -75,7 +78,7 @@ pub(crate) struct Writer {
     payload_bytes: u64,
     /// Commits into the segment so far.
     commits: u64,
-    /// The next number of each lane.
+    /// One above the last number of each lane that was committed, or that a segment's beginning skipped.
     next: [u64; 3],
     cutter: Cutter,
     witness: Option<Witness>,
@@ -165,6 +168,8 @@ impl Writer {
             let is_release = matches!(work, Work::Release);
             let done = match work {
                 Work::Commit(block) => self.commit(shared, *block),
+                Work::Begin => self.begin_to_hold(shared),
+                Work::Void(sessions) => self.make_void(shared, &sessions),
                 Work::Cursor => self.store_cursor(shared),
                 Work::Release => self.release(shared),
                 Work::Checkpoint(bytes) => {
@@ -179,6 +184,7 @@ impl Writer {
             {
                 let mut state = shared.lock();
                 state.commit_started = None;
+                shared.written(&mut state);
                 state.release |= is_release && done.is_err();
             }
             match done {
@@ -216,11 +222,19 @@ impl Writer {
                 state.release = false;
                 return (Work::Release, closing);
             }
-            let interval = shared.settings.commit_interval;
-            let commit_in = state.blocks.front().map(|block| remaining(block.since, interval, now));
-            if state.commit_is_due(shared.settings.commit_bytes) || commit_in.is_some_and(|left| left.is_zero()) {
+            if std::mem::take(&mut state.hold.begin) && !state.hold.begun {
+                return (Work::Begin, closing);
+            }
+            shared.written(&mut state);
+            if !state.hold.void.is_empty() {
+                state.hold.writing = true;
+                return (Work::Void(state.hold.void.clone()), closing);
+            }
+            let commit_in = state.commit_in(&shared.settings, now);
+            if commit_in.is_some_and(|left| left.is_zero()) {
                 state.commit_started = Some(now);
-                if let Some(block) = state.take_block() {
+                if let Some(block) = state.take_for_commit(&shared.settings, now) {
+                    state.hold.writing = true;
                     return (Work::Commit(Box::new(block)), closing);
                 }
             }
@@ -228,12 +242,41 @@ impl Writer {
                 return (Work::Close, closing);
             }
             let cursor_in = state.cursor_changed.then(|| remaining(self.cursor_stored, CURSOR_INTERVAL, now));
-            if cursor_in.is_some_and(|left| left.is_zero()) && state.blocks.is_empty() {
+            let waits = state.blocks.is_empty() || state.hold.enabled;
+            if cursor_in.is_some_and(|left| left.is_zero()) && waits {
+                state.hold.writing = true;
                 return (Work::Cursor, closing);
             }
             let timeout = [commit_in, cursor_in].into_iter().flatten().filter(|left| !left.is_zero()).min();
             state = shared.wait(state, timeout);
         }
+    }
+
+    /// Makes the name of this run durable before the first of its records leaves without being stored.
+    fn begin_to_hold(&mut self, shared: &Shared) -> Result<(), CommitError> {
+        let mut manifest = self.current_manifest(&shared.lock());
+        manifest.run = self.run.to_string();
+        (manifest.clean, manifest.holds) = (false, true);
+        manifest.write(&shared.directory).map_err(CommitError::Manifest)?;
+        self.manifest = manifest;
+        shared.lock().hold.begun = true;
+        shared.readable.notify_one();
+        Ok(())
+    }
+
+    /// Makes the stored receipts of these sessions void.
+    fn make_void(&mut self, shared: &Shared, sessions: &[Name]) -> Result<(), CommitError> {
+        let mut block = Block { number: *shared.durable.borrow(), ..Block::default() };
+        {
+            let mut state = shared.lock();
+            sessions.iter().for_each(|session| drop(state.receipts.remove(session)));
+            // Those of released messages go the same way: they would only make a later list incomplete.
+            state.hold.unstored.retain(|(session, _)| !sessions.contains(session));
+        }
+        block.receipts = sessions.iter().map(|session| (Arc::clone(session), Receipt::SESSION_LOST)).collect();
+        self.try_commit(shared, &mut block, false)?;
+        shared.lock().hold.void.clear();
+        Ok(())
     }
 
     fn commit(&mut self, shared: &Shared, mut block: Block) -> Result<(), CommitError> {
@@ -331,6 +374,8 @@ fn pause(shared: &Shared, backoff: Duration) {
 #[derive(Debug)]
 enum Work {
     Commit(Box<Block>),
+    Begin,
+    Void(Vec<Name>),
     Cursor,
     Release,
     Checkpoint(Vec<u8>),
