@@ -25,7 +25,7 @@ use super::source::{Chunk, Source};
 use super::topic::Topics;
 use super::trial::Trials;
 use crate::clock;
-use crate::counters::{Count, Counters};
+use crate::counters::{Count, Counter, Counters};
 use crate::log::Throttle;
 use crate::outbox::Lane;
 
@@ -101,6 +101,7 @@ pub(crate) struct Drain<S, C: Connect> {
     trials: Trials,
     tuning: Tuning,
     counters: Counters,
+    delivered_bytes: Counter,
     /// What is being sent: a chunk, and the index of its next record.
     current: Option<(Arc<Chunk>, usize)>,
     /// After a rewind: what was in flight then, and is not to be sent a second time.
@@ -176,6 +177,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
             doubted_at: None,
             refusals: Throttle::new(Duration::from_secs(60)),
             hitches: Throttle::new(Duration::from_secs(60)),
+            delivered_bytes: counters.counter(Count::DeliveredBytes, ""),
             counters,
             tuning,
         }

@@ -253,9 +253,9 @@ impl Writer {
                 segment.settle_hole(lane, Range { first, last });
             }
             if let Some(committing) = state.hold.committing.take() {
-                let first = self.next[Lane::Raw.index()];
-                if let Some(delivered) = committing.progress {
-                    segment.progress[Lane::Raw.index()].get_or_insert_with(|| Progress::new(first)).merge(&delivered);
+                let raw = Lane::Raw.index();
+                if let (Some(delivered), Some(range)) = (committing.progress, segment.entry.lanes[raw]) {
+                    segment.progress[raw].get_or_insert_with(|| Progress::new(range.first)).merge(&delivered);
                 }
                 segment.pins.retain(|pin| Arc::strong_count(pin) > 1);
                 segment.pins.extend(committing.pins);
