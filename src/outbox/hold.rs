@@ -28,6 +28,7 @@ use super::pending::{BLOCK_BYTES, Block};
 use super::progress::Progress;
 use super::state::{State, stream_name};
 use super::{Lane, Stored, chunk};
+use crate::clock;
 use crate::config::{self, Persist};
 use crate::reading::{Batch, Name, Receipt, Record};
 
@@ -39,11 +40,12 @@ const GATHER: Duration = Duration::from_millis(10);
 const QUIET_PART: u32 = 2;
 /// Encoded bytes that make a commit worth its price: more of them in one commit saves little.
 const COMMIT_BYTES_GOOD: usize = 64 * 1024;
-/// A source that is short of unacknowledged messages waits this long for Kafka before its records are written …
-const GRACE: Duration = Duration::from_millis(50);
-/// … unless that has become the rule: more often than once in [`PRESS_DECAY`], so many times in a row.
-const PRESSES_MAX: f64 = 8.0;
-const PRESS_DECAY: Duration = Duration::from_millis(200);
+/// Sources that are short of unacknowledged messages wait so long for Kafka, all in all, before their records are written …
+const PATIENCE_MAX: Duration = Duration::from_millis(300);
+/// … and this part of the time that passes comes back: where it is the rule, waiting would only hold the broker up.
+const PATIENCE_PART: u32 = 20;
+/// Less patience than this is none.
+const PATIENCE_MIN: Duration = Duration::from_millis(10);
 /// A segment spans at most so many numbers that were never stored.
 pub(crate) const HOLE_MAX: u64 = 1 << 24;
 /// Packet identifiers are 16 bits and most brokers give them out in turn: after half of them stored receipts are void.
@@ -78,10 +80,10 @@ pub(crate) struct Hold {
     behind: bool,
     /// The first number of a commit, and when it was made: how soon it is delivered shows whether Kafka is quick again.
     trial: Option<(u64, Instant)>,
-    /// A source waits for acknowledgements: until then Kafka may give them; the append that it waits for.
+    /// A source waits for acknowledgements since then; the append that it waits for.
     pressed: Option<(Instant, u64)>,
-    presses: f64,
-    presses_at: Option<Instant>,
+    /// How long sources may still wait, as of a moment.
+    patience: Option<(Duration, Instant)>,
     /// The manifest names this run as one that holds.
     pub(crate) begun: bool,
     /// It is to be made so.
@@ -173,16 +175,26 @@ impl Hold {
 
     /// A source is short of unacknowledged messages. Whether its records are to be written at once.
     fn press(&mut self, number: u64, now: Instant) -> bool {
-        let passed = self.presses_at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
-        self.presses_at = Some(now);
-        self.presses = (self.presses - passed.as_secs_f64() / PRESS_DECAY.as_secs_f64()).max(0.0) + 1.0;
-        self.presses = self.presses.min(2.0 * PRESSES_MAX);
-        if self.presses > PRESSES_MAX {
+        let left = self.patience_left(now);
+        if left < PATIENCE_MIN {
             return true;
         }
-        let until = self.pressed.map_or(now + GRACE, |(until, _)| until);
-        self.pressed = Some((until, number));
+        self.pressed = Some((self.pressed.map_or(now, |(since, _)| since), number));
         false
+    }
+
+    fn patience_left(&self, now: Instant) -> Duration {
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let left = self.patience.map_or(PATIENCE_MAX, |(left, at)| left + since(at) / PATIENCE_PART).min(PATIENCE_MAX);
+        self.pressed.map_or(left, |(at, _)| left.saturating_sub(since(at)))
+    }
+
+    /// Everything up to this append is on its way out.
+    fn relieve(&mut self, number: u64, now: Instant) {
+        if self.pressed.is_some_and(|(_, waited_for)| waited_for <= number) {
+            self.patience = Some((self.patience_left(now), now));
+            self.pressed = None;
+        }
     }
 
     /// A record of that number, which was committed before it was delivered, is delivered.
@@ -342,10 +354,8 @@ impl State {
         if self.blocks.is_empty() {
             self.hurry = false;
         }
-        if let Some(number) = released.number
-            && self.hold.pressed.is_some_and(|(_, waited_for)| waited_for <= number)
-        {
-            self.hold.pressed = None;
+        if let Some(number) = released.number {
+            self.hold.relieve(number, clock::instant());
         }
         released
     }
@@ -362,7 +372,7 @@ impl State {
         let must = self.blocks.iter().find(|block| self.hold.behind || block.must);
         let must = must.map(|block| self.paced(block, settings, now));
         let held = front.since.map(|since| (since + settings.hold).saturating_duration_since(now));
-        let pressed = self.hold.pressed.map(|(until, _)| until.saturating_duration_since(now));
+        let pressed = self.hold.pressed.map(|_| self.hold.patience_left(now));
         [must, held, pressed].into_iter().flatten().min()
     }
 
@@ -394,7 +404,7 @@ impl State {
         if self.blocks.is_empty() {
             self.hurry = false;
         }
-        self.hold.pressed = self.hold.pressed.filter(|(_, waited_for)| *waited_for > block.number);
+        self.hold.relieve(block.number, now);
         if self.hold.enabled {
             self.hold.behind |= late;
             let numbers = block.raw_numbers().unwrap_or_default();

@@ -230,6 +230,31 @@ async fn what_has_a_journal_is_stored_first_and_so_is_what_comes_behind_it() {
     closer.close().unwrap();
 }
 
+/// Found by a kill: the cursor that went with the second commit said that the first was delivered.
+#[tokio::test]
+async fn what_is_delivered_of_a_commit_says_nothing_of_the_one_before() {
+    let mut rig = rig();
+    let (outbox, closer) = rig.open();
+    outbox.begin_journal(b"state").unwrap();
+    let mut reader = outbox.reader();
+    let mut first = rig.readings(5);
+    let journal = [(1, b"piece".to_vec())];
+    let number = outbox.append_all(Append { raw: Some(&mut first), journal: &journal, ..Append::default() });
+    durable(&outbox, number).await;
+    let stored = next(&mut reader).await.unwrap();
+    assert_eq!(stored.first_seq, 1);
+    let mut second = rig.readings(5);
+    let number = outbox.append(Lane::Raw, &mut second, None, &[]);
+    let held = next(&mut reader).await.unwrap();
+    outbox.delivered(held.segment, held.lane, &[6, 7, 8, 10]);
+    durable(&outbox, number).await;
+    crash(&mut rig, outbox, closer);
+    let (outbox, closer) = rig.open();
+    let (readings, ..) = drain(&mut outbox.reader()).await;
+    assert_eq!(readings.iter().map(|(_, seq, _)| *seq).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 9]);
+    closer.close().unwrap();
+}
+
 #[tokio::test]
 async fn a_source_short_of_acknowledgements_does_not_wait_for_the_hold() {
     let mut rig = rig();

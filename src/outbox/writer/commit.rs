@@ -140,7 +140,8 @@ impl Writer {
         if let Some((number, tail)) = state.segments.iter().next_back().filter(|_| committing.is_some()) {
             // What of this commit is delivered already, and what it skips, counts with it.
             let raw = Lane::Raw.index();
-            let mut progress = tail.progress[raw].clone().unwrap_or_else(|| Progress::new(self.next[raw]));
+            let first = tail.entry.lanes[raw].map_or(self.next[raw], |range| range.first);
+            let mut progress = tail.progress[raw].clone().unwrap_or_else(|| Progress::new(first));
             skipped.iter().for_each(|(_, from, to)| progress.deliver_range(*from, *to));
             committing.into_iter().for_each(|delivered| progress.merge(delivered));
             entries.retain(|entry| (entry.segment, entry.lane) != (*number, Lane::Raw.index_byte()));
