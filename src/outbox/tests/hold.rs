@@ -354,13 +354,25 @@ async fn at_any_moment_what_is_acknowledged_is_delivered_or_on_the_disk() {
     }
 }
 
+fn note(there: &mut BTreeSet<(String, u64)>, ends: &mut BTreeMap<String, u64>, stored: &Stored) {
+    for (at, record) in stored.batch.records.iter().enumerate().filter(|(at, _)| !stored.is_delivered(*at)) {
+        there.insert((stored.stream.to_string(), stored.first_seq + at as u64));
+        if let Record::StreamEnd(end) = record {
+            ends.insert(end.stream.to_string(), end.last);
+        }
+    }
+}
+
 async fn random_life(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut rig = rig();
     rig.settings.hold = Duration::from_millis(60);
     let session: Name = "s".into();
     let mut taken = Taken::new();
+    // Everything that Kafka has, readings or not, by stream and number.
+    let mut there: BTreeSet<(String, u64)> = BTreeSet::new();
     let mut acknowledged: BTreeSet<i64> = BTreeSet::new();
+    let mut ends = BTreeMap::new();
     let mut gaps = Vec::new();
     for _ in 0..3 {
         let (outbox, closer) = rig.open();
@@ -395,6 +407,7 @@ async fn random_life(seed: u64) {
                         let stored = stored.unwrap();
                         gaps.extend(stored.batch.records.iter().filter(|r| matches!(r, Record::Gap(_))).cloned());
                         take(&mut taken, &stored);
+                        note(&mut there, &mut ends, &stored);
                         let skipped = |seq: &u64| stored.is_delivered((seq - stored.first_seq) as usize);
                         let sent = seqs(&stored).into_iter().filter(|seq| !skipped(seq));
                         in_flight.extend(sent.map(|seq| (stored.segment, stored.lane, seq)));
@@ -428,22 +441,20 @@ async fn random_life(seed: u64) {
     }
     let (outbox, closer) = rig.open();
     let mut reader = outbox.reader();
-    let mut ends = Vec::new();
     while let Some(stored) = next(&mut reader).await {
         take(&mut taken, &stored);
-        for record in &stored.batch.records {
-            match record {
-                Record::Gap(gap) => panic!("nothing is lost: {gap:?}, seed {seed}"),
-                Record::StreamEnd(end) => ends.push((end.stream.to_string(), end.last)),
-                _ => {}
-            }
-        }
+        note(&mut there, &mut ends, &stored);
+        gaps.extend(stored.batch.records.iter().filter(|r| matches!(r, Record::Gap(_))).cloned());
         outbox.delivered(stored.segment, stored.lane, &seqs(&stored));
     }
     assert!(gaps.is_empty(), "{gaps:?}, seed {seed}");
     assert_eq!(rig.count(Count::Damaged, "raw"), 0, "seed {seed}");
-    let there: BTreeSet<i64> = taken.values().copied().collect();
-    let lost: Vec<_> = acknowledged.difference(&there).collect();
+    for (stream, last) in ends {
+        let lacks: Vec<u64> = (1..=last).filter(|seq| !there.contains(&(stream.clone(), *seq))).collect();
+        assert!(lacks.is_empty(), "stream {stream} ends with {last} and lacks {lacks:?}, seed {seed}");
+    }
+    let readings: BTreeSet<i64> = taken.values().copied().collect();
+    let lost: Vec<_> = acknowledged.difference(&readings).collect();
     assert!(lost.is_empty(), "acknowledged and lost: {lost:?}, seed {seed}");
     assert_eq!(outbox.backlog().records, 0, "seed {seed}");
     closer.close().unwrap();
