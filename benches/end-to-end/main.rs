@@ -61,7 +61,9 @@ fn arguments() -> Arguments {
             "--persist" => result.persist = value.split(',').map(Into::into).collect(),
             "--rules" => result.rules = Some(std::fs::read_to_string(&value).expect("--rules takes a file")),
             "--peer" => result.peer = Some(value),
-            _ => panic!("unknown argument {name}; known: --seconds, --rates, --qos, --compression, --persist, --rules, --peer"),
+            _ => panic!(
+                "unknown argument {name}; known: --seconds, --rates, --qos, --compression, --persist, --rules, --peer"
+            ),
         }
     }
     result

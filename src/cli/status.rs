@@ -50,12 +50,7 @@ fn table(report: &Report) -> String {
         size(backlog.bytes),
         backlog.segments,
     );
-    let _ = writeln!(
-        text,
-        "memory   {} now, {} at most",
-        size(process.rss_bytes),
-        size(process.rss_peak_bytes),
-    );
+    let _ = writeln!(text, "memory   {} now, {} at most", size(process.rss_bytes), size(process.rss_peak_bytes),);
     let each = report.flash.write_amplification.map(|each| format!(", {each:.3} bytes for each byte delivered"));
     let _ = writeln!(
         text,

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::secret::Origin;
 use super::units::{escape, format_duration, format_size};
 use super::{
-    Compression, Filter, FilterAction, Format, Kafka, Layout, Loaded, Mqtt, MqttVersion, Outbox, Parity, Retained,
-    Persist, Rules, Select, Serial, Timestamp, Tls, WhenFull, Window, values,
+    Compression, Filter, FilterAction, Format, Kafka, Layout, Loaded, Mqtt, MqttVersion, Outbox, Parity, Persist,
+    Retained, Rules, Select, Serial, Timestamp, Tls, WhenFull, Window, values,
 };
 
 /// A file being written. Writing to a `String` cannot fail.

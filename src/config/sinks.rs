@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::section::Section;
 use super::sources::tls;
 use super::{
-    Compression, Format, Kafka, Layout, Outbox, Persist, Sasl, SaslMechanism, Secret, Timestamp, Tls, Topics, WhenFull, secret,
-    units, values,
+    Compression, Format, Kafka, Layout, Outbox, Persist, Sasl, SaslMechanism, Secret, Timestamp, Tls, Topics, WhenFull,
+    secret, units, values,
 };
 
 const KIB: u64 = 1 << 10;

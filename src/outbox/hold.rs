@@ -210,7 +210,12 @@ impl Hold {
 /// What [`State::give`] has for the reader.
 pub(crate) enum Held {
     /// Records that are not stored: the first number, what of them is delivered, and what keeps their segment later.
-    Ready { first: u64, batch: Arc<Batch>, delivered: Progress, pin: Arc<()> },
+    Ready {
+        first: u64,
+        batch: Arc<Batch>,
+        delivered: Progress,
+        pin: Arc<()>,
+    },
     /// Some once the writer has made this run known.
     Begin,
     /// Some in a moment.
@@ -230,9 +235,10 @@ pub(crate) struct Released {
 /// Whether records of the raw lane may be sent before they are stored.
 pub(crate) fn may_be_held(raw: &Batch, receipts: &[Receipt]) -> bool {
     !receipts.contains(&Receipt::SESSION_LOST)
-        && raw.records.iter().all(|record| {
-            matches!(record, Record::Reading(_) | Record::State(_) | Record::DeadLetter(_))
-        })
+        && raw
+            .records
+            .iter()
+            .all(|record| matches!(record, Record::Reading(_) | Record::State(_) | Record::DeadLetter(_)))
 }
 
 impl State {
@@ -253,7 +259,8 @@ impl State {
         if !self.hold.enabled || self.hold.behind || self.closing {
             return Held::Nothing;
         }
-        if self.hold.committing.as_ref().is_some_and(|committing| committing.numbers.1 > from.max(committing.numbers.0)) {
+        if self.hold.committing.as_ref().is_some_and(|committing| committing.numbers.1 > from.max(committing.numbers.0))
+        {
             return Held::Nothing;
         }
         for at in 0..self.blocks.len() {
@@ -297,15 +304,19 @@ impl State {
         let (mut news, mut done) = (false, false);
         for &seq in seqs {
             if lane == Lane::Raw {
-                if let Some(committing) =
-                    self.hold.committing.as_mut().filter(|committing| (committing.numbers.0..committing.numbers.1).contains(&seq))
+                if let Some(committing) = self
+                    .hold
+                    .committing
+                    .as_mut()
+                    .filter(|committing| (committing.numbers.0..committing.numbers.1).contains(&seq))
                 {
                     let first = committing.numbers.0;
                     news |= committing.progress.get_or_insert_with(|| Progress::new(first)).deliver(seq);
                     self.cursor_changed = true;
                     continue;
                 }
-                let held = |block: &&mut Block| block.raw_numbers().is_some_and(|(from, end)| (from..end).contains(&seq));
+                let held =
+                    |block: &&mut Block| block.raw_numbers().is_some_and(|(from, end)| (from..end).contains(&seq));
                 if let Some(block) = self.blocks.iter_mut().find(held) {
                     let first = block.raw_numbers().map_or(seq, |(first, _)| first);
                     news |= block.progress.get_or_insert_with(|| Progress::new(first)).deliver(seq);
@@ -313,8 +324,9 @@ impl State {
                 }
             }
             let of_this_run = self.segments.values_mut().rev().filter(|segment| segment.is_of_this_run());
-            let mut holding = of_this_run
-                .filter(|segment| segment.entry.lanes[lane.index()].is_some_and(|range| (range.first..=range.last).contains(&seq)));
+            let mut holding = of_this_run.filter(|segment| {
+                segment.entry.lanes[lane.index()].is_some_and(|range| (range.first..=range.last).contains(&seq))
+            });
             let Some(segment) = holding.next() else { continue };
             if segment.settle(lane, seq) {
                 news = true;
@@ -337,9 +349,10 @@ impl State {
         while let Some(front) = self.blocks.front() {
             let count = front.raw_len();
             let delivered = count == 0
-                || front.raw_numbers().zip(front.progress.as_ref()).is_some_and(|((first, end), progress)| {
-                    progress.missing(Range { first, last: end - 1 }) == 0
-                });
+                || front
+                    .raw_numbers()
+                    .zip(front.progress.as_ref())
+                    .is_some_and(|((first, end), progress)| progress.missing(Range { first, last: end - 1 }) == 0);
             if front.must || !delivered || !self.hold.may_release(&front.receipts) {
                 break;
             }
@@ -389,13 +402,12 @@ impl State {
     /// Takes out what is to be committed now, frozen and in one block.
     pub(crate) fn take_for_commit(&mut self, settings: &config::Outbox, now: Instant) -> Option<Block> {
         self.hold.behind |= self.hold.enabled && self.pending_bytes >= settings.commit_bytes;
-        let late = self.blocks.front()?.since.is_some_and(|since| now.saturating_duration_since(since) >= self.hold.hold);
+        let late =
+            self.blocks.front()?.since.is_some_and(|since| now.saturating_duration_since(since) >= self.hold.hold);
         self.freeze(0);
         let mut block = self.blocks.pop_front()?;
         block.reclaim();
-        while self.hold.enabled
-            && self.blocks.front().is_some_and(|next| block.bytes + next.bytes <= BLOCK_BYTES)
-        {
+        while self.hold.enabled && self.blocks.front().is_some_and(|next| block.bytes + next.bytes <= BLOCK_BYTES) {
             self.freeze(0);
             let Some(next) = self.blocks.pop_front() else { break };
             block.join(next);

@@ -251,9 +251,13 @@ impl Reader {
             Ok(Err(SegmentError::Damaged { reason, .. })) => {
                 Head { segment, values: Vec::new(), whole: Vec::new(), holes: Vec::new(), damage: Some(reason) }
             }
-            Ok(Err(error @ SegmentError::Format { .. })) => {
-                Head { segment, values: Vec::new(), whole: Vec::new(), holes: Vec::new(), damage: Some(error.to_string()) }
-            }
+            Ok(Err(error @ SegmentError::Format { .. })) => Head {
+                segment,
+                values: Vec::new(),
+                whole: Vec::new(),
+                holes: Vec::new(),
+                damage: Some(error.to_string()),
+            },
             Ok(Err(error)) => {
                 // Evicted, released or rewritten in the meantime: nothing is wrong.
                 if !self.shared.lock().holds(segment) {

@@ -61,7 +61,16 @@ impl SegmentState {
     pub(crate) fn new(entry: Entry) -> Self {
         let streams = Lane::ALL.map(|lane| stream_name(&entry.run, lane));
         let progress = entry.lanes.map(|lane| lane.map(|range| Progress::new(range.first)));
-        Self { entry, streams, progress, pin: Arc::new(()), pins: Vec::new(), of_this_run: false, damaged: false, leaving: false }
+        Self {
+            entry,
+            streams,
+            progress,
+            pin: Arc::new(()),
+            pins: Vec::new(),
+            of_this_run: false,
+            damaged: false,
+            leaving: false,
+        }
     }
 
     /// Whether its records are known by their numbers in this run. What was rewritten has others.

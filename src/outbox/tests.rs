@@ -28,7 +28,11 @@ impl Rig {
         let settings = config::Outbox {
             size_max: 64 << 20,
             when_full: WhenFull::DropOldest,
-            persist: if std::env::var_os("TIDEGATE_WHEN_BEHIND").is_some() { config::Persist::WhenBehind } else { config::Persist::Always },
+            persist: if std::env::var_os("TIDEGATE_WHEN_BEHIND").is_some() {
+                config::Persist::WhenBehind
+            } else {
+                config::Persist::Always
+            },
             hold: Duration::from_millis(300),
             commit_interval: Duration::from_millis(5),
             commit_interval_max: Duration::from_millis(5),

@@ -124,12 +124,7 @@ impl Writer {
     }
 
     /// The cursor, if it has changed and belongs into this commit.
-    pub(super) fn cursor(
-        &self,
-        shared: &Shared,
-        must: bool,
-        skipped: &[(u8, u64, u64)],
-    ) -> Option<Vec<CursorEntry>> {
+    pub(super) fn cursor(&self, shared: &Shared, must: bool, skipped: &[(u8, u64, u64)]) -> Option<Vec<CursorEntry>> {
         let mut state = shared.lock();
         let committing = state.hold.committing.as_ref().and_then(|committing| committing.progress.as_ref());
         let must = must || committing.is_some() || !skipped.is_empty();
