@@ -98,6 +98,10 @@ counts! {
     CheckpointBytes = "outbox_checkpoint_bytes_total", "";
     /// Records given up because the outbox was full, by lane.
     Evicted = "outbox_evicted_total", "lane";
+    /// Records given up because they were older than wanted, by lane.
+    Expired = "outbox_expired_total", "lane";
+    /// Readings that coarse aggregates stand for since the disk was filling up.
+    Thinned = "outbox_thinned_total", "";
     /// Records lost to damage, by lane.
     Damaged = "outbox_damaged_total", "lane";
     /// Segments set aside because they were damaged.

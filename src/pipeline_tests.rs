@@ -54,6 +54,7 @@ impl Bed {
             when_full: config::WhenFull::DropOldest,
             persist: config::Persist::Always,
             hold: Duration::from_millis(300),
+            ladder: config::Ladder { min_free: Some(0), ..config::Ladder::default() },
             commit_interval: Duration::from_millis(1),
             commit_interval_max: Duration::from_millis(1),
             commit_bytes: 64 * 1024,

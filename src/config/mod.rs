@@ -305,10 +305,31 @@ pub struct Window {
 /// What to do when the outbox is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
-    /// Give up the oldest segment, counted and declared.
+    /// Give up the oldest records of the lowest lane, counted and declared.
     DropOldest,
+    /// Before that, put coarse aggregates in the place of old raw readings.
+    Thin,
     /// Withhold acknowledgements until there is room.
     Block,
+}
+
+/// What happens on the way to a full disk: keys of `[outbox]` and `[outbox.advanced]`.
+#[derive(Clone, Debug)]
+pub struct Ladder {
+    /// Bytes of the file system that are left to others; a sixteenth of it, and at most 64 MiB, unless set.
+    pub min_free: Option<u64>,
+    /// By lane (alarm, aggregate, raw): what was received longer ago than this is given up.
+    pub max_age: [Option<Duration>; 3],
+    /// Thinning begins when so many per cent of `max_size` are taken.
+    pub thin_at_percent: u8,
+    /// The length of the aggregates that stand for what was thinned.
+    pub thin_step: Duration,
+}
+
+impl Default for Ladder {
+    fn default() -> Self {
+        Self { min_free: None, max_age: [None; 3], thin_at_percent: 80, thin_step: Duration::from_secs(300) }
+    }
 }
 
 /// `[outbox]` and `[outbox.advanced]`
@@ -318,6 +339,8 @@ pub struct Outbox {
     pub size_max: u64,
     /// What to do when they are taken.
     pub when_full: WhenFull,
+    /// The finer steps of that.
+    pub ladder: Ladder,
     /// Which records are written.
     pub persist: Persist,
     /// Raw records wait so long in memory for Kafka's report before they are written, with [`Persist::WhenBehind`].

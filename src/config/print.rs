@@ -9,7 +9,7 @@ use super::secret::Origin;
 use super::units::{escape, format_duration, format_size};
 use super::{
     Compression, Filter, FilterAction, Format, Kafka, Layout, Loaded, Mqtt, MqttVersion, Outbox, Parity, Persist,
-    Retained, Rules, Select, Serial, Timestamp, Tls, WhenFull, Window, values,
+    Retained, Rules, Select, Serial, Timestamp, Tls, Window, sinks, values,
 };
 
 /// A file being written. Writing to a `String` cannot fail.
@@ -298,7 +298,11 @@ fn window(page: &mut Page, window: &Window) {
 fn outbox(page: &mut Page, outbox: &Outbox) {
     page.head("outbox");
     page.size("max_size", outbox.size_max);
-    page.text("when_full", if outbox.when_full == WhenFull::DropOldest { "drop-oldest" } else { "block" });
+    let when_full = sinks::WHEN_FULL.iter().find(|(_, when_full)| *when_full == outbox.when_full);
+    page.optional("when_full", when_full.map(|(word, _)| *word));
+    if let Some(bytes) = outbox.ladder.min_free {
+        page.size("min_free", bytes);
+    }
     page.text("persist", if outbox.persist == Persist::Always { "always" } else { "when-behind" });
     page.head("outbox.advanced");
     page.duration("hold", outbox.hold);
@@ -307,4 +311,11 @@ fn outbox(page: &mut Page, outbox: &Outbox) {
     page.size("commit_bytes", outbox.commit_bytes as u64);
     page.size("segment_size", outbox.segment_bytes);
     page.size("memory_tail", outbox.memory_tail_bytes as u64);
+    for (lane, age) in ["alarm", "aggregate", "raw"].iter().zip(outbox.ladder.max_age) {
+        if let Some(age) = age {
+            page.duration(&format!("max_age_{lane}"), age);
+        }
+    }
+    page.line("thin_at_percent", outbox.ladder.thin_at_percent);
+    page.duration("thin_step", outbox.ladder.thin_step);
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::section::Section;
 use super::sources::tls;
 use super::{
-    Compression, Format, Kafka, Layout, Outbox, Persist, Sasl, SaslMechanism, Secret, Timestamp, Tls, Topics, WhenFull,
-    secret, units, values,
+    Compression, Format, Kafka, Ladder, Layout, Outbox, Persist, Sasl, SaslMechanism, Secret, Timestamp, Tls, Topics,
+    WhenFull, secret, units, values,
 };
 
 const KIB: u64 = 1 << 10;
@@ -20,6 +20,11 @@ const SIZE_MIN: u64 = 4 * MIB;
 /// Making room gives up whole segments, so the outbox must hold several.
 const SEGMENTS_MIN: u64 = 8;
 
+/// What to do when the outbox is full.
+pub(super) const WHEN_FULL: [(&str, WhenFull); 3] =
+    [("drop-oldest", WhenFull::DropOldest), ("thin", WhenFull::Thin), ("block", WhenFull::Block)];
+const YEAR: Duration = secs(365 * 24 * 3_600);
+
 const fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
 }
@@ -31,7 +36,8 @@ const fn ms(ms: u64) -> Duration {
 /// `[outbox]`
 pub(super) fn outbox(section: &Section<'_>) -> Outbox {
     let size_max = section.size("max_size", SIZE_MIN..=16 * TIB).unwrap_or(GIB);
-    let when_full = section.choice("when_full", &[("drop-oldest", WhenFull::DropOldest), ("block", WhenFull::Block)]);
+    let when_full = section.choice("when_full", &WHEN_FULL);
+    let min_free = section.size("min_free", 0..=16 * TIB);
     let persist = section.choice("persist", &[("always", Persist::Always), ("when-behind", Persist::WhenBehind)]);
     let advanced = section.section("advanced");
     let segment_default = SEGMENT_BYTES_DEFAULT.min(size_max / SEGMENTS_MIN).max(SEGMENT_BYTES_MIN);
@@ -56,9 +62,18 @@ pub(super) fn outbox(section: &Section<'_>) -> Outbox {
             format!("expected at least outbox.advanced.commit_interval, which is {least}"),
         );
     }
+    let default = Ladder::default();
+    let max_age = ["max_age_alarm", "max_age_aggregate", "max_age_raw"];
+    let ladder = Ladder {
+        min_free,
+        max_age: max_age.map(|key| advanced.duration(key, secs(60)..=10 * YEAR)),
+        thin_at_percent: advanced.integer("thin_at_percent", 10..=95).unwrap_or(default.thin_at_percent),
+        thin_step: advanced.duration("thin_step", secs(1)..=secs(24 * 3_600)).unwrap_or(default.thin_step),
+    };
     let outbox = Outbox {
         size_max,
         when_full: when_full.unwrap_or(WhenFull::DropOldest),
+        ladder,
         persist: persist.unwrap_or(Persist::Always),
         hold: advanced.duration("hold", ms(10)..=secs(10)).unwrap_or(ms(500)),
         commit_interval,

@@ -106,9 +106,16 @@ pub(crate) struct CursorEntry {
     pub(crate) lane: u8,
     /// All numbers below are delivered.
     pub(crate) next: u64,
+    /// The segment's generation: what it says of another one means nothing.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) generation: u32,
     /// Delivered numbers from there on, less the segment's first number: a serialized bitmap, or nothing.
     #[serde(with = "bytes_field")]
     pub(crate) above: Vec<u8>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Bytes as a CBOR byte string rather than an array of numbers.
@@ -121,13 +128,21 @@ mod bytes_field {
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
         struct Bytes;
-        impl Visitor<'_> for Bytes {
+        impl<'de> Visitor<'de> for Bytes {
             type Value = Vec<u8>;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("a byte string")
             }
             fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
                 Ok(bytes.to_vec())
+            }
+            // JSON has no byte strings.
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut numbers: A) -> Result<Vec<u8>, A::Error> {
+                let mut bytes = Vec::new();
+                while let Some(byte) = numbers.next_element()? {
+                    bytes.push(byte);
+                }
+                Ok(bytes)
             }
         }
         deserializer.deserialize_bytes(Bytes)
@@ -156,6 +171,11 @@ impl Chunk {
     /// How many values the chunk is spread over.
     pub(crate) fn parts(&self) -> u8 {
         self.parts
+    }
+
+    /// Bytes that it takes, extras not counted.
+    pub(crate) fn bytes(&self) -> usize {
+        HEADER_BYTES + self.data.len()
     }
 
     /// Whether `extras` more bytes still fit.

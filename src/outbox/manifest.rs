@@ -13,8 +13,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::Lane;
+use super::chunk::CursorEntry;
 use super::segment::{DISK_STEP_BYTES, sync_directory};
-use crate::reading::{Gap, Record, Stamp, StreamEnd};
+use crate::reading::{Batch, Gap, Record, Stamp, StreamEnd};
 
 const VERSION: u32 = 1;
 const NAME: &str = "MANIFEST";
@@ -40,7 +42,7 @@ impl Range {
 }
 
 /// A segment as the manifest knows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Entry {
     /// Its place in the order; never used again.
     pub(crate) number: u64,
@@ -58,14 +60,41 @@ pub(crate) struct Entry {
     pub(crate) oldest_ms: Option<i64>,
     /// Bytes on disk.
     pub(crate) bytes: u64,
+    /// Bytes of its values, by lane; 0 where that is not known.
+    #[serde(default)]
+    pub(crate) sizes: [u64; 3],
+    /// By lane, when its last record was received (wall clock, ms), if the clock was trusted for all of them.
+    #[serde(default)]
+    pub(crate) newest: [Option<i64>; 3],
     /// Whether it is closed: what is above is final.
     pub(crate) sealed: bool,
     /// How many commits were announced. A further one failed: what it left does not count, its records are elsewhere.
     #[serde(default)]
     pub(crate) commits: Option<u64>,
+    /// In place of the raw lane it holds what stands for thinned readings.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) thinned: bool,
+    /// Something of it was lost: it goes to quarantine when it is released.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) damaged: bool,
+    /// How far it was delivered when it was rewritten.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) cursor: Vec<CursorEntry>,
     /// The declarations among its raw records, by number: if the segment is given up they are made again.
     #[serde(default)]
     pub(crate) declares: Vec<(u64, Declared)>,
+}
+
+impl Entry {
+    /// Notes when the records were received that a lane has got; `fresh` if they are its first.
+    pub(crate) fn stored(&mut self, lane: Lane, batch: &Batch, fresh: bool) {
+        let times = || batch.records.iter().map(Record::received);
+        self.oldest_ms = self.oldest_ms.or_else(|| times().next().map(|received| received.wall_ms));
+        let newest = &mut self.newest[lane.index()];
+        let known = fresh || newest.is_some();
+        let latest = times().map(|received| received.wall_ms).max();
+        *newest = (*newest).max(latest).filter(|_| known && times().all(|received| received.trusted));
+    }
 }
 
 /// What consumers are to be told about a stream.
@@ -150,7 +179,7 @@ impl Declared {
 }
 
 /// The manifest's content.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
     pub(crate) version: u32,
     /// Identifies the machine, so that a cloned card is noticed.

@@ -28,6 +28,7 @@ mod progress;
 mod reader;
 pub(crate) mod record;
 mod recovery;
+mod rewrite;
 mod segment;
 mod state;
 #[cfg(test)]

@@ -109,7 +109,7 @@ impl Progress {
     }
 
     /// As it is stored.
-    pub(crate) fn entry(&self, segment: u64, lane: u8) -> CursorEntry {
+    pub(crate) fn entry(&self, segment: u64, generation: u32, lane: u8) -> CursorEntry {
         let mut above = Vec::new();
         if !self.above.is_empty() {
             // Writing to memory does not fail; if it did, records would be sent twice, none would be lost.
@@ -117,7 +117,7 @@ impl Progress {
                 above.clear();
             }
         }
-        CursorEntry { segment, lane, next: self.next, above }
+        CursorEntry { segment, generation, lane, next: self.next, above }
     }
 
     /// As it was stored, for a lane that begins with `first`. What cannot be read counts as not delivered.
@@ -173,7 +173,7 @@ mod tests {
         assert!(progress.deliver(11));
         assert_eq!((progress.next(), progress.count()), (10, 2));
         assert!(!progress.is_delivered(10) && progress.is_delivered(11) && !progress.is_delivered(13));
-        let kept = Progress::from_entry(10, &progress.entry(1, 2));
+        let kept = Progress::from_entry(10, &progress.entry(1, 0, 2));
         assert_eq!(kept, progress);
         assert!(progress.deliver(10));
         assert!(!progress.deliver(11), "a second report is no news");

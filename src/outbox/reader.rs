@@ -106,6 +106,14 @@ impl Reader {
     /// Begins again with the oldest record that is not delivered.
     pub fn rewind(&mut self) {
         self.at = [At::default(); 3];
+        self.shared.lock().rewritten = None;
+    }
+
+    /// Whether it has passed by a segment that was rewritten since, so that only [`Reader::rewind`] brings what is in it.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        let rewritten = self.shared.lock().rewritten;
+        rewritten.is_some_and(|number| self.at.iter().any(|at| at.segment > number))
     }
 
     /// The next records, or waits until there are some. What it gave is not given again until [`Reader::rewind`]. The
@@ -151,12 +159,13 @@ impl Reader {
         let mut is_leaving = false;
         for lane in Lane::ALL {
             let from = self.at[lane.index()];
+            let mut left_out = false;
             for (&segment, info) in state.segments.range(from.segment..) {
                 let number = from.number_in(segment, info);
                 let Some(seq) = info.first_missing(lane, number) else { continue };
                 if info.leaving {
                     // In a moment it is gone, or given after all: its writer says which.
-                    is_leaving = true;
+                    left_out = true;
                     break;
                 }
                 if let Some((first, batch)) = state.memory.find(segment, lane, seq) {
@@ -173,6 +182,13 @@ impl Reader {
                     None => continue,
                 }
             }
+            // All segments have nothing more of this lane: the next search begins with the newest.
+            if let Some((&newest, info)) = state.segments.last_key_value().filter(|(newest, _)| **newest > from.segment)
+                && !left_out
+            {
+                self.at[lane.index()] = At::behind(newest, info, from.number_in(newest, info));
+            }
+            is_leaving |= left_out;
         }
         if is_leaving { Next::Nothing } else { self.find_held(&mut state) }
     }
@@ -241,7 +257,7 @@ impl Reader {
         self.head = None;
         if self.loading.as_ref().is_none_or(|(loading, _)| *loading != segment) {
             let path = recovery::segment_path(&self.shared.directory, number, generation);
-            self.loading = Some((segment, tokio::task::spawn_blocking(move || load(segment, &path))));
+            self.loading = Some((segment, tokio::task::spawn_blocking(move || load_head(segment, &path))));
         }
         let Some((_, loading)) = &mut self.loading else { return Ok(()) };
         let loaded = loading.await;
@@ -283,7 +299,9 @@ impl Reader {
             for lane in Lane::ALL {
                 if let Some(range) = info.entry.lanes[lane.index()] {
                     let missing = hold::without_holes(missing_in(&head.whole, lane, range), lane, &head.holes);
-                    lost.extend(missing.into_iter().map(|range| (lane, range)));
+                    // What is delivered is no loss: a commit that says of its holes may be among what is damaged.
+                    let waits = |lost: &Range| info.first_missing(lane, lost.first).is_some_and(|seq| seq <= lost.last);
+                    lost.extend(missing.into_iter().filter(waits).map(|range| (lane, range)));
                 }
             }
         }
@@ -328,17 +346,22 @@ fn decode<V: AsRef<[u8]>>(parts: &[V], names: &mut Names) -> Result<Batch, chunk
     chunk::decode(&parts, names)
 }
 
-fn load(segment: (u64, u32), path: &Path) -> Result<Head, SegmentError> {
+/// Reads a closed segment whole, once whoever has it open has closed it.
+pub(crate) fn load(path: &Path) -> Result<Contents, SegmentError> {
     let mut attempts = 0;
-    let contents = loop {
+    loop {
         match segment::load(path) {
             Err(SegmentError::Locked { .. }) if attempts < LOCKED_ATTEMPTS => {
                 attempts += 1;
                 std::thread::sleep(LOCKED_PAUSE);
             }
-            other => break other?,
+            other => return other,
         }
-    };
+    }
+}
+
+fn load_head(segment: (u64, u32), path: &Path) -> Result<Head, SegmentError> {
+    let contents = load(path)?;
     let whole = whole(&contents);
     let holes = hold::holes(recovery::extras(&contents, None).iter());
     Ok(Head { segment, values: contents.values, whole, holes, damage: contents.damage })
@@ -378,7 +401,7 @@ pub(crate) fn lose(shared: &Shared, (number, generation): (u64, u32), lost: &[(L
         // What is being given up is counted as that.
         let there = |segment: &&mut SegmentState| !segment.leaving && segment.entry.generation == generation;
         let Some(segment) = state.segments.get_mut(&number).filter(there) else { return };
-        segment.damaged = true;
+        segment.entry.damaged = true;
         for &(lane, range) in lost {
             let news = (range.first..=range.last).filter(|&seq| segment.settle(lane, seq)).count() as u64;
             if news == 0 {
@@ -397,6 +420,7 @@ pub(crate) fn lose(shared: &Shared, (number, generation): (u64, u32), lost: &[(L
         }
         state.cursor_changed = true;
         state.release = true;
+        // Under the same lock: no cursor may say that they are settled before what declares them is among the records.
+        shared.append_to(state, Append { raw: Some(&mut batch), ..Append::default() });
     }
-    shared.append(Append { raw: Some(&mut batch), ..Append::default() });
 }

@@ -17,7 +17,6 @@ use super::checkpoint::{self, Checkpoint, CheckpointError};
 use super::chunk::{self, CursorEntry, Cutter, Extras, JournalPart};
 use super::hold::{self, Hold};
 use super::manifest::{Declared, Entry, Manifest, ManifestError, Range, Witness};
-use super::progress::Progress;
 use super::reader::whole;
 use super::record::{self, Names};
 use super::segment::{self, Contents, SegmentError};
@@ -26,7 +25,7 @@ use super::writer::Writer;
 use super::{Lane, Left, Options};
 use crate::config;
 use crate::counters::{Count, Counters};
-use crate::reading::{Name, Receipt};
+use crate::reading::{Name, Receipt, Record};
 
 const LOCK: &str = ".lock";
 const QUARANTINE: &str = "quarantine";
@@ -264,19 +263,10 @@ fn rebuild(directory: &Path, numbers: &[(u64, u32)], manifest: &mut Manifest) ->
         let run = contents.run.clone().unwrap_or_else(|| format!("unknown{number}"));
         manifest.run.clone_from(&run);
         let bytes = segment::disk_bytes(&path);
-        let (lanes, starts, declares) = (ranges(&whole(&contents)), [0; 3], declares(&contents));
-        let entry = Entry {
-            number,
-            generation,
-            run,
-            lanes,
-            starts,
-            oldest_ms: oldest(&contents),
-            bytes,
-            sealed: true,
-            commits: None,
-            declares,
-        };
+        let mut entry = Entry { number, generation, run, bytes, sealed: true, ..Entry::default() };
+        entry.lanes = ranges(&whole(&contents));
+        entry.thinned = generation > 0 && is_thinned(&contents);
+        describe(&mut entry, &contents);
         manifest.segments.push(entry);
     }
     Ok(())
@@ -292,26 +282,41 @@ fn ranges(whole: &[(segment::Key, usize)]) -> [Option<Range>; 3] {
     })
 }
 
-/// When the first record of a segment was received, by the wall clock of then.
-fn oldest(contents: &Contents) -> Option<i64> {
+/// What the manifest says of a segment besides its numbers.
+fn describe(entry: &mut Entry, contents: &Contents) {
     let mut names = Names::default();
-    let first = |lane: Lane| contents.values.iter().find(|(key, _)| key.lane == Some(lane));
-    let firsts = Lane::ALL.into_iter().filter_map(first);
-    let batches = firsts.filter_map(|(_, value)| chunk::decode(&[chunk::open(value).ok()?], &mut names).ok());
-    batches.filter_map(|batch| Some(batch.records.first()?.received().wall_ms)).min()
+    (entry.sizes, entry.newest, entry.declares) = ([0; 3], [None; 3], Vec::new());
+    let mut trusted = [true; 3];
+    for (key, value) in &contents.values {
+        let Some(lane) = key.lane else { continue };
+        entry.sizes[lane.index()] += value.len() as u64;
+        let opened = chunk::open(value).and_then(|opened| chunk::decode(&[opened], &mut names));
+        let Ok(batch) = opened else {
+            // In parts, or damaged: without its times it never counts as old.
+            trusted[lane.index()] = false;
+            continue;
+        };
+        for (record, seq) in batch.records.iter().zip(key.number..) {
+            let received = record.received();
+            entry.oldest_ms = entry.oldest_ms.or(Some(received.wall_ms));
+            entry.newest[lane.index()] = entry.newest[lane.index()].max(Some(received.wall_ms));
+            trusted[lane.index()] &= received.trusted;
+            if lane == Lane::Raw {
+                entry.declares.extend(Declared::of(record).map(|declared| (seq, declared)));
+            }
+        }
+    }
+    for lane in Lane::ALL.into_iter().filter(|lane| !trusted[lane.index()]) {
+        entry.newest[lane.index()] = None;
+    }
 }
 
-/// The declarations among a segment's raw records.
-fn declares(contents: &Contents) -> Vec<(u64, Declared)> {
+/// Whether its raw lane holds what stands for thinned readings: no other raw lane has aggregates.
+fn is_thinned(contents: &Contents) -> bool {
     let mut names = Names::default();
-    let mut found = Vec::new();
     let raw = contents.values.iter().filter(|(key, _)| key.lane == Some(Lane::Raw));
-    for (key, value) in raw {
-        let Ok(batch) = chunk::open(value).and_then(|opened| chunk::decode(&[opened], &mut names)) else { continue };
-        let declares = batch.records.iter().zip(key.number..);
-        found.extend(declares.filter_map(|(record, seq)| Some((seq, Declared::of(record)?))));
-    }
-    found
+    let batches = raw.filter_map(|(_, value)| chunk::decode(&[chunk::open(value).ok()?], &mut names).ok());
+    batches.into_iter().any(|batch| batch.records.iter().any(|record| matches!(record, Record::Aggregate(_))))
 }
 
 /// Removes what no manifest names: the beginnings of segments that never counted, the ends of deletions.
@@ -408,8 +413,7 @@ impl Found {
         }
         entry.sealed = true;
         // The manifest learns it only when the segment is closed.
-        entry.oldest_ms = entry.oldest_ms.or_else(|| oldest(contents));
-        entry.declares = declares(contents);
+        describe(entry, contents);
         entry.bytes = segment::disk_bytes(&segment_path(directory, entry.number, entry.generation));
     }
 
@@ -452,10 +456,9 @@ pub(crate) fn extras(contents: &Contents, commits: Option<u64>) -> Vec<Extras> {
 
 fn apply_cursor(segments: &mut BTreeMap<u64, SegmentState>, cursor: &[CursorEntry]) {
     for entry in cursor {
-        let Some(segment) = segments.get_mut(&entry.segment) else { continue };
-        let lane = usize::from(entry.lane);
-        let Some(Some(range)) = segment.entry.lanes.get(lane).copied() else { continue };
-        segment.progress[lane] = Some(Progress::from_entry(range.first, entry));
+        if let Some(segment) = segments.get_mut(&entry.segment) {
+            segment.apply(entry);
+        }
     }
 }
 
@@ -468,12 +471,12 @@ fn settle_losses(
 ) {
     for number in &found.damaged {
         if let Some(segment) = segments.get_mut(number) {
-            segment.damaged = true;
+            segment.entry.damaged = true;
         }
     }
     for &(number, lane, range) in &found.lost {
         let Some(segment) = segments.get_mut(&number) else { continue };
-        segment.damaged = true;
+        segment.entry.damaged = true;
         let news = (range.first..=range.last).filter(|&seq| segment.settle(lane, seq)).count() as u64;
         if news == 0 {
             continue;

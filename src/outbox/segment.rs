@@ -152,6 +152,12 @@ impl Segment {
     /// Stores the values, all or none, and returns once they are durable. Gives the number of the tree that holds them.
     /// After an error the segment must not be written again.
     pub(crate) fn commit(&mut self, values: &[(Key, Vec<u8>)]) -> Result<u64, SegmentError> {
+        self.put(values)?;
+        self.sync()?;
+        Ok(self.trees - 1)
+    }
+
+    fn put(&mut self, values: &[(Key, Vec<u8>)]) -> Result<(), SegmentError> {
         if self.in_tree + values.len() > TREE_VALUES_MAX && self.in_tree > 0 {
             self.tree = self.database.open_tree(tree_name(self.trees)).map_err(|error| classify(&self.path, error))?;
             self.trees += 1;
@@ -167,9 +173,15 @@ impl Segment {
             }
             self.tree.apply_batch(batch)
         };
-        stored.map_err(|error| classify(&self.path, error))?;
-        self.sync()?;
-        Ok(self.trees - 1)
+        stored.map_err(|error| classify(&self.path, error))
+    }
+
+    /// Stores the values in a new segment and returns once they are durable: one sync for all of them.
+    pub(crate) fn fill(&mut self, values: &[(Key, Vec<u8>)]) -> Result<(), SegmentError> {
+        for values in values.chunks(TREE_VALUES_MAX) {
+            self.put(values)?;
+        }
+        self.sync()
     }
 
     fn sync(&self) -> Result<(), SegmentError> {

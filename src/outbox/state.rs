@@ -10,6 +10,7 @@ use std::time::Instant;
 use roaring::RoaringBitmap;
 use tokio::sync::{Notify, watch};
 
+use super::chunk::CursorEntry;
 use super::hold::{self, Hold, OF_THIS_RUN, Released};
 use super::manifest::{Entry, Range};
 use super::pending::{Append, BLOCK_BYTES, Block, boxed_bytes, encoded_bytes, text_bytes};
@@ -51,31 +52,52 @@ pub(crate) struct SegmentState {
     pub(crate) pins: Vec<Arc<()>>,
     /// Its records are known by this run and their number alone, because some were given before they had a segment.
     pub(crate) of_this_run: bool,
-    /// Goes to quarantine when it is released.
-    pub(crate) damaged: bool,
+    /// Thinning it again would gain nothing.
+    pub(crate) thin_enough: bool,
     /// Is being taken out of the manifest: nothing of it is given any more.
     pub(crate) leaving: bool,
 }
 
 impl SegmentState {
     pub(crate) fn new(entry: Entry) -> Self {
-        let streams = Lane::ALL.map(|lane| stream_name(&entry.run, lane));
+        let mut streams = Lane::ALL.map(|lane| stream_name(&entry.run, lane));
+        if entry.thinned {
+            streams[Lane::Raw.index()] = thinned_stream(&entry).into();
+        }
         let progress = entry.lanes.map(|lane| lane.map(|range| Progress::new(range.first)));
-        Self {
+        let mut segment = Self {
             entry,
             streams,
             progress,
             pin: Arc::new(()),
             pins: Vec::new(),
             of_this_run: false,
-            damaged: false,
+            thin_enough: false,
             leaving: false,
+        };
+        for entry in std::mem::take(&mut segment.entry.cursor) {
+            segment.apply(&entry);
+            segment.entry.cursor.push(entry);
         }
+        segment
     }
 
     /// Whether its records are known by their numbers in this run. What was rewritten has others.
     pub(crate) fn is_of_this_run(&self) -> bool {
         self.of_this_run && self.entry.generation == 0
+    }
+
+    /// Number and generation, which name its directory.
+    pub(crate) fn id(&self) -> (u64, u32) {
+        (self.entry.number, self.entry.generation)
+    }
+
+    /// Takes over how far it was delivered, if that was said of what it holds now.
+    pub(crate) fn apply(&mut self, entry: &CursorEntry) {
+        let lane = usize::from(entry.lane);
+        if let Some(Some(range)) = self.entry.lanes.get(lane).filter(|_| entry.generation == self.entry.generation) {
+            self.progress[lane] = Some(Progress::from_entry(range.first, entry));
+        }
     }
 
     /// Records that are not delivered.
@@ -86,6 +108,11 @@ impl SegmentState {
     pub(crate) fn missing_of(&self, lane: Lane) -> u64 {
         let (range, progress) = (self.entry.lanes[lane.index()], &self.progress[lane.index()]);
         range.map_or(0, |range| progress.as_ref().map_or(range.count(), |progress| progress.missing(range)))
+    }
+
+    /// Whether nobody holds records of it, and it is not on its way out.
+    pub(crate) fn is_free(&self) -> bool {
+        !self.leaving && !self.is_pinned()
     }
 
     /// Whether the uplink holds records of it.
@@ -141,6 +168,11 @@ impl SegmentState {
 /// The name of a lane's stream in a run.
 pub(crate) fn stream_name(run: &str, lane: Lane) -> Name {
     format!("{run}.{}", lane.as_str()).into()
+}
+
+/// The name of the stream that stands for the readings that were thinned in a segment.
+pub(crate) fn thinned_stream(entry: &Entry) -> String {
+    format!("{}.thinned.{}.{}", entry.run, entry.number, entry.generation)
 }
 
 /// The newest records, so that an online gateway does not read back what it just wrote.
@@ -224,6 +256,10 @@ pub(crate) struct State {
     pub(crate) memory: MemoryTail,
     /// A closed segment has nothing left, or one was found damaged.
     pub(crate) release: bool,
+    /// The first segment that was rewritten since the reader last began anew: what is in it was perhaps passed by.
+    pub(crate) rewritten: Option<u64>,
+    /// Segments that were being thinned are done, or could not be.
+    pub(crate) thinned: bool,
     /// Something was delivered since the cursor was last stored.
     pub(crate) cursor_changed: bool,
     pub(crate) receipts: HashMap<Name, VecDeque<Receipt>>,
@@ -254,6 +290,8 @@ impl State {
             tail: None,
             memory: MemoryTail::default(),
             release,
+            rewritten: None,
+            thinned: false,
             cursor_changed: false,
             receipts,
             checkpoint: None,
@@ -403,10 +441,14 @@ impl Shared {
     }
 
     pub(crate) fn append(&self, append: Append<'_>) -> u64 {
+        self.append_to(&mut self.lock(), append)
+    }
+
+    /// The same for who holds the lock.
+    pub(crate) fn append_to(&self, state: &mut State, append: Append<'_>) -> u64 {
         for (lane, batch) in [(Lane::Raw, &append.raw), (Lane::Aggregate, &append.aggregates)] {
             self.appended[lane.index()].add(batch.as_ref().map_or(0, |batch| batch.len() as u64));
         }
-        let mut state = self.lock();
         let before = state.blocks.back().map(|block| block.must);
         let number = state.append(append);
         // The writer needs to know when its interval begins and when it is to start early, nothing in between.
@@ -415,9 +457,7 @@ impl Shared {
         if begins || (due && state.commit_started.is_none()) {
             self.wake.notify_one();
         }
-        let readable = state.hold.enabled;
-        drop(state);
-        if readable {
+        if state.hold.enabled {
             self.readable.notify_one();
         }
         number
@@ -472,6 +512,12 @@ impl Shared {
         state.release = true;
         self.wake.notify_one();
         Ok(())
+    }
+
+    /// What was being thinned is done.
+    pub(crate) fn thinned(&self) {
+        self.lock().thinned = true;
+        self.wake.notify_one();
     }
 
     pub(crate) fn hurry(&self) {

@@ -13,6 +13,7 @@ use crate::reading::{
 mod hold;
 mod hostile;
 mod journal;
+mod ladder;
 mod torn;
 
 /// An outbox with limits so small that segments roll after a few hundred records.
@@ -34,6 +35,7 @@ impl Rig {
                 config::Persist::Always
             },
             hold: Duration::from_millis(300),
+            ladder: config::Ladder { min_free: Some(0), ..config::Ladder::default() },
             commit_interval: Duration::from_millis(5),
             commit_interval_max: Duration::from_millis(5),
             commit_bytes: 64 * 1024,

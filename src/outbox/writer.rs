@@ -18,15 +18,17 @@
 //!   number of commits that its entry allows: it is not read.
 
 mod commit;
+mod ladder;
 mod space;
 
 use std::fs;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use self::space::has_room;
+use self::ladder::Thinning;
+use self::space::{beside_segments, has_room, stored_bytes};
 use super::chunk::{Chunk, CursorEntry, Cutter, Extras, JournalPart, TooLarge};
 use super::hold::HOLE_MAX;
 use super::manifest::{Declared, Entry, Manifest, Range, Witness, Witnessed, reserve_bytes};
@@ -52,6 +54,10 @@ const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 /// Attempts before a stop gives up on a disk that refuses.
 const ATTEMPTS_AT_STOP: u32 = 3;
+/// Records that are too old are looked for this often.
+const EXPIRE_INTERVAL: Duration = Duration::from_secs(60);
+/// Room that is left to others on the file system unless the configuration says otherwise, at most.
+const MIN_FREE_DEFAULT: u64 = 64 << 20;
 /// A segment may exceed its limit by the block that reaches it, and by what sled adds.
 const SEGMENT_OVERHEAD_BYTES: u64 = 256 * 1024;
 /// Gaps that wait in the manifest for their record; those of one stream that touch are made one.
@@ -63,6 +69,8 @@ const NOTE_PIECE_BITS: u32 = 24;
 struct Counts {
     committed: [Counter; 3],
     evicted: [Counter; 3],
+    expired: [Counter; 3],
+    thinned: Counter,
     commits: Counter,
     errors: Counter,
     bytes: Counter,
@@ -90,6 +98,14 @@ pub(crate) struct Writer {
     keep_from: u64,
     /// The segment of the first commit with a journal since the last checkpoint.
     journal_from: Option<u64>,
+    /// Segments that are being thinned on a thread of their own.
+    thinning: Option<Thinning>,
+    /// The last thing that was done has failed.
+    failed: bool,
+    /// When records were last looked for that are too old.
+    expired: Option<Instant>,
+    /// How much the wall clock was ahead of the monotonic one then, and when it was set lately.
+    offset: Option<(i64, Option<Instant>)>,
     trouble: Throttle,
     counts: Counts,
     counters: Counters,
@@ -134,10 +150,16 @@ impl Writer {
             declared_at: 0,
             keep_from,
             journal_from: None,
+            thinning: None,
+            failed: false,
+            expired: None,
+            offset: None,
             trouble: Throttle::new(Duration::from_secs(60)),
             counts: Counts {
                 committed: by_lane(Count::Committed),
                 evicted: by_lane(Count::Evicted),
+                expired: by_lane(Count::Expired),
+                thinned: one(Count::Thinned),
                 commits: one(Count::Commits),
                 errors: one(Count::CommitErrors),
                 bytes: one(Count::CommittedBytes),
@@ -157,7 +179,7 @@ impl Writer {
         })
     }
 
-    fn run(&mut self, shared: &Shared) {
+    fn run(&mut self, shared: &Arc<Shared>) {
         // What the run before could not tell any more.
         let declared = self.manifest.declared.clone();
         self.declare_later(shared, &declared);
@@ -171,7 +193,9 @@ impl Writer {
                 Work::Begin => self.begin_to_hold(shared),
                 Work::Void(sessions) => self.make_void(shared, &sessions),
                 Work::Cursor => self.store_cursor(shared),
-                Work::Release => self.release(shared),
+                Work::Release => self.release(shared).map(drop),
+                Work::Expire => self.expire(shared),
+                Work::Thinned => self.finish_thinning(shared).map(drop),
                 Work::Checkpoint(bytes) => {
                     self.keep_checkpoint(shared, &bytes);
                     Ok(())
@@ -187,6 +211,7 @@ impl Writer {
                 shared.written(&mut state);
                 state.release |= is_release && done.is_err();
             }
+            self.failed = done.is_err();
             match done {
                 Ok(()) => (backoff, attempts) = (RETRY_MIN, 0),
                 Err(error) => {
@@ -218,7 +243,8 @@ impl Writer {
             if let Some((_, bytes)) = state.checkpoint.take_if(|(number, _)| *number <= *shared.durable.borrow()) {
                 return (Work::Checkpoint(bytes), closing);
             }
-            if state.release {
+            // What failed may have lacked the room that this gives back.
+            if state.release && self.failed {
                 state.release = false;
                 return (Work::Release, closing);
             }
@@ -238,8 +264,19 @@ impl Writer {
                     return (Work::Commit(Box::new(block)), closing);
                 }
             }
+            if std::mem::take(&mut state.release) {
+                return (Work::Release, closing);
+            }
+            // At the end too: what it declares is to be committed before the close.
+            if std::mem::take(&mut state.thinned) || (closing && self.thinning.is_some()) {
+                return (Work::Thinned, closing);
+            }
             if closing {
                 return (Work::Close, closing);
+            }
+            let expire_in = self.expires(shared).then(|| remaining(self.expired, EXPIRE_INTERVAL, now));
+            if expire_in.is_some_and(|left| left.is_zero()) {
+                return (Work::Expire, closing);
             }
             let cursor_in = state.cursor_changed.then(|| remaining(self.cursor_stored, CURSOR_INTERVAL, now));
             let waits = state.blocks.is_empty() || state.hold.enabled;
@@ -247,13 +284,13 @@ impl Writer {
                 state.hold.writing = true;
                 return (Work::Cursor, closing);
             }
-            let timeout = [commit_in, cursor_in].into_iter().flatten().filter(|left| !left.is_zero()).min();
+            let timeout = [commit_in, cursor_in, expire_in].into_iter().flatten().filter(|left| !left.is_zero()).min();
             state = shared.wait(state, timeout);
         }
     }
 
     /// Makes the name of this run durable before the first of its records leaves without being stored.
-    fn begin_to_hold(&mut self, shared: &Shared) -> Result<(), CommitError> {
+    fn begin_to_hold(&mut self, shared: &Arc<Shared>) -> Result<(), CommitError> {
         let mut manifest = self.current_manifest(&shared.lock());
         manifest.run = self.run.to_string();
         (manifest.clean, manifest.holds) = (false, true);
@@ -265,7 +302,7 @@ impl Writer {
     }
 
     /// Makes the stored receipts of these sessions void.
-    fn make_void(&mut self, shared: &Shared, sessions: &[Name]) -> Result<(), CommitError> {
+    fn make_void(&mut self, shared: &Arc<Shared>, sessions: &[Name]) -> Result<(), CommitError> {
         let mut block = Block { number: *shared.durable.borrow(), ..Block::default() };
         {
             let mut state = shared.lock();
@@ -279,7 +316,7 @@ impl Writer {
         Ok(())
     }
 
-    fn commit(&mut self, shared: &Shared, mut block: Block) -> Result<(), CommitError> {
+    fn commit(&mut self, shared: &Arc<Shared>, mut block: Block) -> Result<(), CommitError> {
         let done = self.try_commit(shared, &mut block, false);
         if done.is_err() {
             // Nothing of it was announced, so it is whole: the next attempt gives out the same numbers.
@@ -290,9 +327,9 @@ impl Writer {
 
     /// Stores the cursor alone: a commit without records, which begins a segment where there is none or it is full. Not
     /// where records would have to go for it: then the cursor waits until there is room.
-    fn store_cursor(&mut self, shared: &Shared) -> Result<(), CommitError> {
+    fn store_cursor(&mut self, shared: &Arc<Shared>) -> Result<(), CommitError> {
         self.cursor_stored = Some(clock::instant());
-        if self.must_roll(shared) && !has_room(&shared.lock(), shared) {
+        if self.must_roll(shared) && !has_room(shared) {
             return Ok(());
         }
         let mut block = Block { number: *shared.durable.borrow(), ..Block::default() };
@@ -330,7 +367,7 @@ impl Writer {
     }
 
     /// The clean end: cursor stored, manifest final.
-    fn finish(&mut self, shared: &Shared) -> Result<(), CommitError> {
+    fn finish(&mut self, shared: &Arc<Shared>) -> Result<(), CommitError> {
         if shared.lock().cursor_changed {
             self.store_cursor(shared)?;
             self.release(shared)?;
@@ -378,6 +415,8 @@ enum Work {
     Void(Vec<Name>),
     Cursor,
     Release,
+    Expire,
+    Thinned,
     Checkpoint(Vec<u8>),
     Close,
 }

@@ -260,7 +260,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
         self.look_after_sink(now);
         self.try_parked(now);
         self.tell_source();
-        if std::mem::take(&mut self.rewind) {
+        if std::mem::take(&mut self.rewind) || self.source.is_stale() {
             self.source.rewind();
             self.current = None;
             self.skip = self.flight.places();

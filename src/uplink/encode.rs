@@ -340,9 +340,14 @@ impl Document<'_> {
     fn aggregate<M: SerializeMap>(&self, map: &mut M, aggregate: &Aggregate) -> Result<(), M::Error> {
         let Aggregate { device, profile, measurement, window, start_ms, end_ms, .. } = aggregate;
         let (start, end) = (rfc3339(*start_ms), rfc3339(*end_ms));
-        // What stands for thinned readings may be there once for each time that some were thinned.
-        let made_for = if aggregate.origin == Origin::Thinned { self.stream } else { window };
-        let id = format!("{}/{device}/{}/{made_for}/{}", self.gateway, measurement.name, ascii(&start));
+        let id = match aggregate.origin {
+            Origin::Window => format!("{}/{device}/{}/{window}/{}", self.gateway, measurement.name, ascii(&start)),
+            // One step of a series may have several, each of which stands for other readings.
+            Origin::Thinned => {
+                let (stream, seq) = (self.stream, self.seq);
+                format!("{}/{device}/{}/{stream}-{seq}/{}", self.gateway, measurement.name, ascii(&start))
+            }
+        };
         map.serialize_entry("id", &id)?;
         map.serialize_entry("revision", &aggregate.revision)?;
         map.serialize_entry("device", &**device)?;

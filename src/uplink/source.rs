@@ -73,6 +73,11 @@ pub trait Source: Send {
     /// Begins again with the oldest record that is not delivered.
     fn rewind(&mut self);
 
+    /// Whether records that it has passed by have become others, so that only [`Source::rewind`] brings them.
+    fn is_stale(&self) -> bool {
+        false
+    }
+
     /// These records are safe elsewhere: nobody asks for them again.
     fn delivered(&mut self, segment: u64, lane: Lane, seqs: &[u64]);
 
@@ -122,6 +127,10 @@ impl Source for OutboxSource {
 
     fn rewind(&mut self) {
         self.reader.rewind();
+    }
+
+    fn is_stale(&self) -> bool {
+        self.reader.is_stale()
     }
 
     fn delivered(&mut self, segment: u64, lane: Lane, seqs: &[u64]) {

@@ -5,7 +5,7 @@ use super::*;
 impl Writer {
     pub(super) fn try_commit(
         &mut self,
-        shared: &Shared,
+        shared: &Arc<Shared>,
         block: &mut Block,
         cursor_must: bool,
     ) -> Result<(), CommitError> {
@@ -140,7 +140,7 @@ impl Writer {
             skipped.iter().for_each(|(_, from, to)| progress.deliver_range(*from, *to));
             committing.into_iter().for_each(|delivered| progress.merge(delivered));
             entries.retain(|entry| (entry.segment, entry.lane) != (*number, Lane::Raw.index_byte()));
-            entries.push(cursor_entry(&progress, *number, Lane::Raw));
+            entries.push(cursor_entry(&progress, (*number, tail.entry.generation), Lane::Raw));
         }
         let bytes: usize = entries.iter().map(|entry| 16 + entry.above.len()).sum();
         let due = remaining(self.cursor_stored, CURSOR_INTERVAL, clock::instant()).is_zero();
@@ -219,6 +219,7 @@ impl Writer {
             let first = numbers[lane.index()];
             let count = batch.len() as u64;
             let Some(segment) = state.segments.get_mut(&number) else { continue };
+            let fresh = segment.entry.lanes[lane.index()].is_none();
             // The range begins where the segment does, whether or not what it begins with was skipped.
             let start = self.next[lane.index()];
             segment.entry.lanes[lane.index()].get_or_insert(Range { first: start, last: start }).last =
@@ -226,9 +227,8 @@ impl Writer {
             let declares =
                 batch.records.iter().zip(first..).filter_map(|(record, seq)| Some((seq, Declared::of(record)?)));
             segment.entry.declares.extend(declares);
-            if segment.entry.oldest_ms.is_none() {
-                segment.entry.oldest_ms = batch.records.first().map(|record| record.received().wall_ms);
-            }
+            segment.entry.stored(lane, &batch, fresh);
+            segment.entry.sizes[lane.index()] += chunks.iter().map(|chunk| chunk.bytes() as u64).sum::<u64>();
             if let Some(tail) = &mut state.tail {
                 tail.index.extend(chunks.iter().filter(|chunk| chunk.part == 0).map(|chunk| ChunkAt {
                     lane,
@@ -295,14 +295,14 @@ pub(super) fn cursor_entries(state: &State) -> Vec<CursorEntry> {
             let Some(progress) = segment.progress[lane.index()].as_ref().filter(|progress| progress.count() > 0) else {
                 continue;
             };
-            entries.push(cursor_entry(progress, *number, lane));
+            entries.push(cursor_entry(progress, (*number, segment.entry.generation), lane));
         }
     }
     entries
 }
 
-fn cursor_entry(progress: &Progress, segment: u64, lane: Lane) -> CursorEntry {
-    let mut entry = progress.entry(segment, lane.index_byte());
+fn cursor_entry(progress: &Progress, (segment, generation): (u64, u32), lane: Lane) -> CursorEntry {
+    let mut entry = progress.entry(segment, generation, lane.index_byte());
     if entry.above.len() > CURSOR_ABOVE_BYTES_MAX {
         entry.above = Vec::new();
     }

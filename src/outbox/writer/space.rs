@@ -1,4 +1,4 @@
-//! Room on the disk: beginning a segment, releasing those that are delivered, giving up the oldest.
+//! Room on the disk: beginning a segment, replacing some by what stands for them, releasing those that are delivered.
 
 use super::*;
 
@@ -6,7 +6,7 @@ impl Writer {
     /// Sees to it that there is a segment with room.
     pub(super) fn make_room_for_commit(
         &mut self,
-        shared: &Shared,
+        shared: &Arc<Shared>,
         chunks: &[(Lane, Vec<Chunk>)],
         first: [u64; 3],
     ) -> Result<(), CommitError> {
@@ -25,8 +25,8 @@ impl Writer {
     }
 
     /// Begins a segment whose lanes start with these numbers.
-    pub(super) fn roll(&mut self, shared: &Shared, starts: [u64; 3]) -> Result<(), CommitError> {
-        self.keep_within_bound(shared)?;
+    pub(super) fn roll(&mut self, shared: &Arc<Shared>, starts: [u64; 3]) -> Result<(), CommitError> {
+        self.make_room(shared)?;
         self.manifest.reserve(&shared.directory).map_err(CommitError::Reserve)?;
         let number = self.manifest.next;
         let path = recovery::segment_path(&shared.directory, number, 0);
@@ -42,18 +42,8 @@ impl Writer {
                 return Err(error.into());
             }
         };
-        let entry = Entry {
-            number,
-            generation: 0,
-            run: self.run.to_string(),
-            lanes: [None; 3],
-            starts,
-            oldest_ms: None,
-            bytes: segment.disk_bytes(),
-            sealed: false,
-            commits: None,
-            declares: Vec::new(),
-        };
+        let entry =
+            Entry { number, run: self.run.to_string(), starts, bytes: segment.disk_bytes(), ..Entry::default() };
         // Without this a disk that refuses first commits would fill up with segments that hold nothing.
         let abandoned;
         {
@@ -108,7 +98,7 @@ impl Writer {
     /// Segments whose first commit failed: nothing of them was ever announced.
     pub(super) fn without_commit(&self, state: &State) -> Vec<u64> {
         let newer = state.segments.range(self.keep_from + 1..);
-        let empty = newer.filter(|(_, segment)| segment.entry.lanes == [None; 3] && !segment.damaged);
+        let empty = newer.filter(|(_, segment)| segment.entry.lanes == [None; 3] && !segment.entry.damaged);
         empty.map(|(number, _)| *number).collect()
     }
 
@@ -118,96 +108,40 @@ impl Writer {
         Manifest { segments, ..self.manifest.clone() }
     }
 
-    /// Gives up the oldest segments until one more fits below the bound.
-    pub(super) fn keep_within_bound(&mut self, shared: &Shared) -> Result<(), CommitError> {
-        let max = shared.settings.size_max;
-        loop {
-            let state = shared.lock();
-            if has_room(&state, shared) {
-                return Ok(());
-            }
-            let old = || state.segments.range(..self.needed_from(&state));
-            let done = old().find(|(_, segment)| segment.missing() == 0).map(|(number, _)| *number);
-            if let Some(number) = done {
-                self.remove(shared, state, number, &[])?;
-                continue;
-            }
-            let victim = old().find(|(_, segment)| !segment.is_pinned()).map(|(number, _)| *number);
-            match victim {
-                Some(number) if shared.settings.when_full == crate::config::WhenFull::DropOldest => {
-                    self.evict(shared, state, number)?;
-                }
-                _ => return Err(CommitError::Full { bytes: stored_bytes(&state), max }),
-            }
-        }
-    }
-
-    pub(super) fn evict(
+    /// Takes segments out of the manifest, with what is to be declared about them and what stands for them, and deletes
+    /// them. They are `leaving` already, so that nothing of them is given while the manifest is replaced.
+    pub(super) fn replace(
         &mut self,
         shared: &Shared,
-        state: MutexGuard<'_, State>,
-        number: u64,
-    ) -> Result<(), CommitError> {
-        let Some(segment) = state.segments.get(&number) else { return Ok(()) };
-        // Declarations that nobody has seen yet are made again, so they are not among what is given up.
-        let raw = segment.progress[Lane::Raw.index()].as_ref();
-        let unseen = segment.entry.declares.iter().filter(|(seq, _)| !raw.is_some_and(|raw| raw.is_delivered(*seq)));
-        let mut gaps: Vec<Declared> = unseen.map(|(_, declared)| declared.clone()).collect();
-        let mut repeated = gaps.len() as u64;
-        let mut counts = [0; 3];
-        for lane in Lane::ALL.into_iter().rev() {
-            let missing = segment.missing_of(lane);
-            // All declarations are in the raw lane.
-            let count = missing - std::mem::take(&mut repeated).min(missing);
-            counts[lane.index()] = count;
-            if let (true, Some(range)) = (missing > 0, segment.entry.lanes[lane.index()]) {
-                let from = segment.first_missing(lane, range.first).unwrap_or(range.first);
-                let stream = segment.streams[lane.index()].to_string();
-                let gap = Declared::Gap {
-                    stream,
-                    from,
-                    to: range.last,
-                    count,
-                    cause: "evicted".to_owned(),
-                    replaced_by: None,
-                };
-                declare(&mut gaps, gap);
-            }
-        }
-        if let Some(suppressed) = self.trouble.pass(clock::instant()) {
-            let records = segment.missing();
-            warn!(segment = number, records, suppressed, "the outbox is full: the oldest records are given up");
-        }
-        self.remove(shared, state, number, &gaps)?;
-        // Counted once it is done: an attempt that the disk refuses is made again.
-        self.counts.evicted.iter().zip(counts).for_each(|(counter, count)| counter.add(count));
-        Ok(())
-    }
-
-    /// Takes a segment out of the manifest, with what is to be declared about it, and deletes it.
-    pub(super) fn remove(
-        &mut self,
-        shared: &Shared,
-        mut state: MutexGuard<'_, State>,
-        number: u64,
+        numbers: &[u64],
+        entry: Option<Entry>,
         gaps: &[Declared],
     ) -> Result<(), CommitError> {
-        // It stays where it is until the manifest is replaced, so that a reader does not pass it by if that fails.
-        let Some(segment) = state.segments.get_mut(&number) else { return Ok(()) };
-        segment.leaving = true;
-        let (damaged, generation) = (segment.damaged, segment.entry.generation);
+        let state = shared.lock();
+        let leaving = numbers.iter().filter_map(|number| state.segments.get(number));
+        let old: Vec<_> = leaving.map(|segment| (segment.id(), segment.entry.damaged)).collect();
         let mut manifest = self.current_manifest(&state);
-        manifest.segments.retain(|entry| entry.number != number);
+        drop(state);
+        manifest.segments.retain(|entry| !numbers.contains(&entry.number));
+        let at = entry.as_ref().map_or(0, |new| manifest.segments.partition_point(|entry| entry.number < new.number));
+        manifest.segments.splice(at..at, entry.clone());
         for gap in gaps {
             declare(&mut manifest.declared, gap.clone());
         }
-        drop(state);
         let written = manifest.write(&shared.directory);
         let mut state = shared.lock();
         if written.is_ok() {
-            state.segments.remove(&number);
-        } else if let Some(segment) = state.segments.get_mut(&number) {
-            segment.leaving = false;
+            state.segments.retain(|number, _| !numbers.contains(number));
+            if let Some(entry) = entry {
+                state.rewritten = Some(state.rewritten.map_or(entry.number, |other| other.min(entry.number)));
+                state.segments.insert(entry.number, SegmentState::new(entry));
+            }
+        } else {
+            for number in numbers {
+                if let Some(segment) = state.segments.get_mut(number) {
+                    segment.leaving = false;
+                }
+            }
         }
         drop(state);
         shared.readable.notify_one();
@@ -216,7 +150,9 @@ impl Writer {
         if !gaps.is_empty() {
             self.declare_later(shared, gaps);
         }
-        self.delete(shared, (number, generation), damaged);
+        for (segment, damaged) in old {
+            self.delete(shared, segment, damaged);
+        }
         // What was used of the reserve comes back with the first room; if not yet, the next segment asks for it.
         let _ = self.manifest.reserve(&shared.directory);
         Ok(())
@@ -244,17 +180,23 @@ impl Writer {
         }
     }
 
-    /// Deletes the closed segments of which nothing is left to deliver.
-    pub(super) fn release(&mut self, shared: &Shared) -> Result<(), CommitError> {
-        loop {
-            let state = shared.lock();
-            let mut old = state.segments.range(..self.needed_from(&state));
-            let Some(number) = old.find(|(_, segment)| segment.missing() == 0).map(|(number, _)| *number) else {
-                return Ok(());
-            };
-            // The cursor is never only in what goes: each segment's first commit carries it, and the newest stays.
-            self.remove(shared, state, number, &[])?;
+    /// Deletes the closed segments of which nothing is left to deliver, all with one new manifest; gives how many.
+    pub(super) fn release(&mut self, shared: &Shared) -> Result<usize, CommitError> {
+        // The cursor is never only in what goes: each segment's first commit carries it, and the newest stays.
+        let done: Vec<u64> = {
+            let mut state = shared.lock();
+            let needed_from = self.needed_from(&state);
+            let old = state.segments.range_mut(..needed_from).filter(|(_, segment)| segment.missing() == 0);
+            old.map(|(number, segment)| {
+                segment.leaving = true;
+                *number
+            })
+            .collect()
+        };
+        if !done.is_empty() {
+            self.replace(shared, &done, None, &[])?;
         }
+        Ok(done.len())
     }
 }
 
@@ -262,14 +204,32 @@ pub(super) fn stored_bytes(state: &State) -> u64 {
     state.segments.values().map(|segment| segment.entry.bytes).sum()
 }
 
-/// Whether one more segment fits below the bound.
-pub(super) fn has_room(state: &State, shared: &Shared) -> bool {
+/// Whether one more segment fits below the bounds. Asks the file system, so it takes the lock itself.
+pub(super) fn has_room(shared: &Shared) -> bool {
+    let leaves_enough = leaves_enough(shared, one_more(shared));
+    let state = shared.lock();
+    let within = stored_bytes(&state) + beside_segments(&state, shared) <= shared.settings.size_max;
+    (within && leaves_enough) || state.segments.is_empty()
+}
+
+/// What one more segment takes at most.
+fn one_more(shared: &Shared) -> u64 {
     let limit = shared.settings.segment_bytes + shared.settings.segment_bytes / 16;
-    let one_more = (limit + SEGMENT_OVERHEAD_BYTES).next_multiple_of(DISK_STEP_BYTES);
-    let reserve = reserve_bytes(state.segments.len() + 1);
+    (limit + SEGMENT_OVERHEAD_BYTES).next_multiple_of(DISK_STEP_BYTES)
+}
+
+/// What must be free beside the segments that there are.
+pub(super) fn beside_segments(state: &State, shared: &Shared) -> u64 {
     // While a checkpoint is replaced there are two.
-    let checkpoints = 2 * state.checkpoint_bytes;
-    stored_bytes(state) + one_more + reserve + checkpoints <= shared.settings.size_max || state.segments.is_empty()
+    one_more(shared) + reserve_bytes(state.segments.len() + 1) + 2 * state.checkpoint_bytes
+}
+
+/// Whether the file system keeps enough for others when `more` bytes are taken.
+fn leaves_enough(shared: &Shared, more: u64) -> bool {
+    let Ok(system) = rustix::fs::statvfs(&shared.directory) else { return true };
+    let (free, all) = (system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize);
+    let min_free = shared.settings.ladder.min_free.unwrap_or((all / 16).min(MIN_FREE_DEFAULT));
+    min_free == 0 || free >= min_free + more
 }
 
 /// Adds a gap to those that wait to be declared; gaps of one stream that touch become one.
