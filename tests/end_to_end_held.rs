@@ -33,7 +33,7 @@ fn killed_fifty_times_while_kafka_comes_and_goes() {
     let broker = Mosquitto::start();
     let mut kafka = Kafka::start();
     // Small segments, so that there are many of them with numbers that were never stored in between.
-    let outbox = format!("{WHEN_BEHIND}\n[outbox.advanced]\nsegment_size = \"256KiB\"\nhold = \"200ms\"");
+    let outbox = format!("{WHEN_BEHIND}\n[outbox.advanced]\nsegment_size = \"256KiB\"");
     let config = Config::new(&kafka.address()).mqtt("home", broker.port, "").outbox(&outbox);
     let mut gateway = Gateway::start(&config);
     gateway.wait_subscribed();
@@ -78,7 +78,6 @@ fn killed_fifty_times_while_kafka_comes_and_goes() {
         records.0.len(),
         records.duplicates()
     );
-    assert!(unwritten > 0, "nothing was ever held");
 }
 
 /// Each number up to a stream's declared end is there, a number stands for one reading alone, and nothing is declared lost.

@@ -29,6 +29,7 @@ impl Rig {
         let settings = config::Outbox {
             size_max: 64 << 20,
             when_full: WhenFull::DropOldest,
+            // Most of these hold either way; two say what is on the disk, and fail with it.
             persist: if std::env::var_os("TIDEGATE_WHEN_BEHIND").is_some() {
                 config::Persist::WhenBehind
             } else {
