@@ -86,6 +86,8 @@ counts! {
     Appended = "outbox_appended_total", "lane";
     /// Records made durable, by lane.
     Committed = "outbox_committed_total", "lane";
+    /// Records that Kafka had acknowledged before they had to be written.
+    Unwritten = "outbox_unwritten_total", "";
     /// Commits (one fsync each).
     Commits = "outbox_commits_total", "";
     /// Commits that failed and were tried again in a new segment.
@@ -108,6 +110,8 @@ counts! {
     Quarantined = "outbox_quarantined_total", "";
     /// Records that Kafka acknowledged, by topic.
     Delivered = "delivered_total", "topic";
+    /// Bytes of the messages that Kafka acknowledged: keys, values and headers, before compression.
+    DeliveredBytes = "delivered_bytes_total", "";
     /// Records that were not delivered at the first try and stay stored, by error.
     DeliveryErrors = "delivery_errors_total", "error";
     /// Times that the link to Kafka went down.

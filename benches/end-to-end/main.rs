@@ -31,6 +31,7 @@ struct Arguments {
     rates: Vec<Option<u64>>,
     qos: Vec<u8>,
     compression: Option<String>,
+    persist: Vec<String>,
     rules: Option<String>,
     peer: Option<String>,
 }
@@ -38,9 +39,10 @@ struct Arguments {
 fn arguments() -> Arguments {
     let mut result = Arguments {
         seconds: 20,
-        rates: vec![Some(100), Some(5_000), None],
+        rates: vec![Some(100), Some(1_000), Some(5_000), None],
         qos: vec![0, 1],
         compression: None,
+        persist: vec!["always".into(), "when-behind".into()],
         rules: None,
         peer: None,
     };
@@ -56,9 +58,12 @@ fn arguments() -> Arguments {
             "--rates" => result.rates = value.split(',').map(|rate| rate.parse().ok()).collect(),
             "--qos" => result.qos = value.split(',').map(|qos| qos.parse().expect("--qos takes 0,1")).collect(),
             "--compression" => result.compression = Some(value),
+            "--persist" => result.persist = value.split(',').map(Into::into).collect(),
             "--rules" => result.rules = Some(std::fs::read_to_string(&value).expect("--rules takes a file")),
             "--peer" => result.peer = Some(value),
-            _ => panic!("unknown argument {name}; known: --seconds, --rates, --qos, --compression, --rules, --peer"),
+            _ => panic!(
+                "unknown argument {name}; known: --seconds, --rates, --qos, --compression, --persist, --rules, --peer"
+            ),
         }
     }
     result
@@ -72,21 +77,24 @@ fn main() {
     let kafka = Kafka::start();
     println!("{}", machine());
     println!(
-        "{:<10} {:>9} {:>3} {:>10} {:>9} {:>12} {:>9} {:>12} {:>9} {:>7}",
+        "{:<11} {:>9} {:>3} {:>10} {:>9} {:>12} {:>9} {:>12} {:>9} {:>7}",
         "who", "rate", "QoS", "messages", "per s", "CPU us/msg", "RSS MB", "written/msg", "fsyncs", "idle %"
     );
     let mut number = 0;
     for &rate in &arguments.rates {
         for &qos in &arguments.qos {
             let count = rate.map_or(UNPACED_MESSAGES, |rate| rate * arguments.seconds);
-            let scenario = Scenario {
+            let scenario = |persist| Scenario {
                 rate,
                 qos,
                 count,
                 compression: arguments.compression.as_deref(),
+                persist,
                 rules: arguments.rules.as_deref().unwrap_or_default(),
             };
-            for peer in std::iter::once(None).chain(arguments.peer.as_deref().map(Some)) {
+            let settings = arguments.persist.iter().map(|persist| (persist.as_str(), None));
+            for (persist, peer) in settings.chain(arguments.peer.as_deref().map(|peer| ("peer", Some(peer)))) {
+                let scenario = scenario(persist);
                 number += 1;
                 let topic = format!("bench-{number}");
                 kafka.admin(&["create-topic", &topic, "1"]);
@@ -95,7 +103,7 @@ fn main() {
                     None => measure_tidegate(&kafka, &broker, &topic, &scenario),
                     Some(command) => measure_peer(command, &kafka, &broker, &topic, &scenario),
                 };
-                print_row(if peer.is_some() { "peer" } else { "tidegate" }, &scenario, &outcome);
+                print_row(persist, &scenario, &outcome);
                 print_state(&outcome);
             }
         }
@@ -109,6 +117,8 @@ struct Scenario<'a> {
     count: u64,
     /// `kafka.compression`, if not the default.
     compression: Option<&'a str>,
+    /// `outbox.persist`.
+    persist: &'a str,
     /// Filters and windows, as in a configuration.
     rules: &'a str,
 }
@@ -130,7 +140,7 @@ fn measure_tidegate(kafka: &Kafka, broker: &Mosquitto, topic: &str, scenario: &S
         "brokers = [\"{}\"]\ntopics = {{ reading = \"{topic}\" }}\n{compression}",
         kafka.address()
     ));
-    let mut gateway = Gateway::start(&config);
+    let mut gateway = Gateway::start(&config.outbox(&format!("persist = \"{}\"", scenario.persist)));
     gateway.wait_subscribed();
     let process = gateway.process().id();
     let counts = |gateway: &mut Gateway| {
@@ -209,7 +219,7 @@ fn wait_for_records(kafka: &Kafka, topic: &str, wanted: u64) -> u64 {
 fn print_row(who: &str, scenario: &Scenario<'_>, outcome: &Outcome) {
     let messages = scenario.count as f64;
     println!(
-        "{who:<10} {:>9} {:>3} {:>10} {:>9.0} {:>12.2} {:>9.1} {:>12.1} {:>9} {:>7.2}{}",
+        "{who:<11} {:>9} {:>3} {:>10} {:>9.0} {:>12.2} {:>9.1} {:>12.1} {:>9} {:>7.2}{}",
         scenario.rate.map_or("max".into(), |rate| rate.to_string()),
         scenario.qos,
         scenario.count,
@@ -231,7 +241,7 @@ fn print_row(who: &str, scenario: &Scenario<'_>, outcome: &Outcome) {
 fn print_state(outcome: &Outcome) {
     let Some((journal, checkpoints)) = outcome.state else { return };
     let per_second = |bytes: u64| bytes as f64 / outcome.took.as_secs_f64();
-    println!("{:<10} journal {:.0} B/s, checkpoints {:.0} B/s", "", per_second(journal), per_second(checkpoints));
+    println!("{:<11} journal {:.0} B/s, checkpoints {:.0} B/s", "", per_second(journal), per_second(checkpoints));
 }
 
 fn machine() -> String {

@@ -53,12 +53,13 @@ fn table(report: &Report) -> String {
         size(backlog.bytes),
         backlog.segments,
     );
+    let _ = writeln!(text, "memory   {} now, {} at most", size(process.rss_bytes), size(process.rss_peak_bytes),);
+    let each = report.flash.write_amplification.map(|each| format!(", {each:.3} bytes for each byte delivered"));
     let _ = writeln!(
         text,
-        "memory   {} now, {} at most; {} written to disk since the start\n",
-        size(process.rss_bytes),
-        size(process.rss_peak_bytes),
-        size(process.disk_written_bytes),
+        "flash    {} written to disk since the start{}\n",
+        size(report.flash.written_bytes),
+        each.unwrap_or_default(),
     );
     let mut links = Table::new();
     links.load_preset(NOTHING).set_header(["LINK", "STATE", "SINCE", ""]);

@@ -419,8 +419,14 @@ pub struct Outbox {
     pub ladder: Ladder,
     /// Delivered segments are kept for so long, as far as there is room, so that they can be delivered again.
     pub keep_delivered: Duration,
-    /// A commit starts this long after the first record that waits for it.
+    /// Which records are written.
+    pub persist: Persist,
+    /// Raw records wait so long in memory for Kafka's report before they are written, with [`Persist::WhenBehind`].
+    pub hold: Duration,
+    /// A commit starts at least this long after the first record that waits for it, unless it is asked for …
     pub commit_interval: Duration,
+    /// … and at most this long, while records keep coming.
+    pub commit_interval_max: Duration,
     /// A commit starts early when this many bytes of encoded records wait.
     pub commit_bytes: usize,
     /// Payload bytes of a segment.
@@ -429,6 +435,15 @@ pub struct Outbox {
     pub memory_tail_bytes: usize,
     /// The keys of what is stored; none unless set.
     pub encryption: Encryption,
+}
+
+/// Which raw records are written to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persist {
+    /// All of them, before they are sent.
+    Always,
+    /// Those that Kafka has not acknowledged in time.
+    WhenBehind,
 }
 
 /// SASL mechanisms.

@@ -9,7 +9,7 @@ use super::secret::Origin;
 use super::units::{escape, format_duration, format_size};
 use super::{
     Alarm, Compression, Filter, FilterAction, Format, Kafka, Layout, Loaded, Mqtt, MqttVersion, Outbox, Parity,
-    Retained, Rules, Select, Serial, Timestamp, Tls, Window, WindowAlarm, sinks, values,
+    Persist, Retained, Rules, Select, Serial, Timestamp, Tls, Window, WindowAlarm, sinks, values,
 };
 use crate::reading::Value;
 
@@ -173,8 +173,11 @@ impl Loaded {
             page.size("min_free", bytes);
         }
         page.duration("keep_delivered", outbox.keep_delivered);
+        page.text("persist", if outbox.persist == Persist::Always { "always" } else { "when-behind" });
         page.head("outbox.advanced");
+        page.duration("hold", outbox.hold);
         page.duration("commit_interval", outbox.commit_interval);
+        page.duration("commit_interval_max", outbox.commit_interval_max);
         page.size("commit_bytes", outbox.commit_bytes as u64);
         page.size("segment_size", outbox.segment_bytes);
         page.size("memory_tail", outbox.memory_tail_bytes as u64);

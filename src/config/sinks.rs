@@ -6,8 +6,8 @@ use super::encryption::encryption;
 use super::section::Section;
 use super::sources::tls;
 use super::{
-    Compression, Format, Kafka, Ladder, Layout, Outbox, Sasl, SaslMechanism, Secret, Timestamp, Tls, Topics, WhenFull,
-    secret, units, values,
+    Compression, Format, Kafka, Ladder, Layout, Outbox, Persist, Sasl, SaslMechanism, Secret, Timestamp, Tls, Topics,
+    WhenFull, secret, units, values,
 };
 
 const KIB: u64 = 1 << 10;
@@ -40,6 +40,7 @@ pub(super) fn outbox(section: &Section<'_>) -> Outbox {
     let when_full = section.choice("when_full", &WHEN_FULL);
     let min_free = section.size("min_free", 0..=16 * TIB);
     let keep_delivered = section.duration("keep_delivered", Duration::ZERO..=secs(3650 * 86_400));
+    let persist = section.choice("persist", &[("always", Persist::Always), ("when-behind", Persist::WhenBehind)]);
     let advanced = section.section("advanced");
     let segment_default = SEGMENT_BYTES_DEFAULT.min(size_max / SEGMENTS_MIN).max(SEGMENT_BYTES_MIN);
     let segment_bytes = advanced.size("segment_size", SEGMENT_BYTES_MIN..=64 * MIB).unwrap_or(segment_default);
@@ -55,6 +56,15 @@ pub(super) fn outbox(section: &Section<'_>) -> Outbox {
             .problem_with("commit_bytes", format!("expected at most outbox.advanced.segment_size, which is {most}"));
     }
     let encryption = encryption(&section.section("encryption"));
+    let commit_interval = advanced.duration("commit_interval", ms(1)..=secs(60)).unwrap_or(ms(100));
+    let commit_interval_max = advanced.duration("commit_interval_max", ms(1)..=secs(60));
+    if commit_interval_max.is_some_and(|max| max < commit_interval) {
+        let least = units::format_duration(commit_interval);
+        advanced.problem_with(
+            "commit_interval_max",
+            format!("expected at least outbox.advanced.commit_interval, which is {least}"),
+        );
+    }
     let default = Ladder::default();
     let max_age = ["max_age_alarm", "max_age_aggregate", "max_age_raw"];
     let ladder = Ladder {
@@ -68,7 +78,10 @@ pub(super) fn outbox(section: &Section<'_>) -> Outbox {
         when_full: when_full.unwrap_or(WhenFull::DropOldest),
         ladder,
         keep_delivered: keep_delivered.unwrap_or(Duration::ZERO),
-        commit_interval: advanced.duration("commit_interval", ms(1)..=secs(60)).unwrap_or(ms(100)),
+        persist: persist.unwrap_or(Persist::Always),
+        hold: advanced.duration("hold", ms(10)..=secs(10)).unwrap_or(ms(500)),
+        commit_interval,
+        commit_interval_max: commit_interval_max.unwrap_or(ms(500)).max(commit_interval),
         commit_bytes,
         segment_bytes,
         memory_tail_bytes: advanced.size_in_memory("memory_tail", 64 * KIB..=256 * MIB).unwrap_or(4 << 20),

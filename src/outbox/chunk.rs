@@ -84,6 +84,9 @@ pub(crate) struct Extras {
     /// What the rules' state took in, in parts that each fit into a value.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) journal: Vec<JournalPart>,
+    /// Numbers (lane, first, last) before this commit's that were delivered without being stored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) skipped: Vec<(u8, u64, u64)>,
 }
 
 /// A part of a commit's journal: the pieces `first..=last`, each behind its length, compressed as one.

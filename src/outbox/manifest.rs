@@ -200,6 +200,9 @@ pub(crate) struct Manifest {
     pub(crate) run: String,
     /// Whether that run has ended in good order.
     pub(crate) clean: bool,
+    /// Whether records of that run may have been delivered without being stored.
+    #[serde(default)]
+    pub(crate) holds: bool,
     /// The next segment's number.
     pub(crate) next: u64,
     pub(crate) segments: Vec<Entry>,
@@ -240,6 +243,7 @@ impl Manifest {
             installation,
             run,
             clean: true,
+            holds: false,
             next: 1,
             segments: Vec::new(),
             declared: Vec::new(),

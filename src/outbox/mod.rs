@@ -25,6 +25,7 @@ mod checkpoint;
 mod chunk;
 pub(crate) mod cipher;
 pub(crate) mod edit;
+mod hold;
 pub(crate) mod inspect;
 pub(crate) mod manifest;
 mod pending;

@@ -1,7 +1,10 @@
 //! Appends before they are committed: blocks, each of which becomes one commit.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use super::Lane;
+use super::progress::Progress;
 use crate::reading::{Batch, Name, Receipt, Record, Value};
 
 /// Appends are gathered into blocks of about this many bytes; a block is committed as one.
@@ -16,7 +19,63 @@ pub(crate) struct Block {
     /// The append number that is durable with it.
     pub(crate) number: u64,
     pub(crate) since: Option<Instant>,
+    /// When the last append came.
+    pub(crate) last: Option<Instant>,
     pub(crate) bytes: usize,
+    /// Holds more than raw readings: it is to be stored before anything of it is sent.
+    pub(crate) must: bool,
+    /// The number of each lane's first record. With it the block is frozen: nothing more is appended.
+    pub(crate) first: Option<[u64; 3]>,
+    /// Raw records that were given to the reader before they were stored; then they are no longer in `batches`.
+    pub(crate) given: Option<Arc<Batch>>,
+    /// Raw records delivered before they were stored.
+    pub(crate) progress: Option<Progress>,
+    /// Held by whoever got records before they were stored.
+    pub(crate) pins: Vec<Arc<()>>,
+}
+
+impl Block {
+    /// How many raw records.
+    pub(crate) fn raw_len(&self) -> usize {
+        self.given.as_ref().map_or_else(|| self.batches[Lane::Raw.index()].len(), |given| given.len())
+    }
+
+    /// The numbers of its raw records, once they have some: the first, and the one after the last.
+    pub(crate) fn raw_numbers(&self) -> Option<(u64, u64)> {
+        let first = self.first?[Lane::Raw.index()];
+        Some((first, first + self.raw_len() as u64))
+    }
+
+    /// Puts the raw records back among the others: they are to be stored after all.
+    pub(crate) fn reclaim(&mut self) {
+        if let Some(given) = self.given.take() {
+            self.batches[Lane::Raw.index()] = Arc::unwrap_or_clone(given);
+        }
+    }
+
+    /// Appends what `next`, the block behind it, holds. Both are frozen.
+    pub(crate) fn join(&mut self, mut next: Self) {
+        self.reclaim();
+        next.reclaim();
+        for (batch, more) in self.batches.iter_mut().zip(&mut next.batches) {
+            batch.append(more);
+        }
+        self.receipts.append(&mut next.receipts);
+        self.journal.join(next.journal);
+        (self.number, self.last) = (next.number, next.last);
+        self.bytes += next.bytes;
+        self.must |= next.must;
+        match (&mut self.progress, next.progress) {
+            (Some(progress), Some(next)) => progress.merge(&next),
+            // Its numbers lie above all of this block's.
+            (progress @ None, Some(next)) => {
+                let first = self.first.map_or(0, |first| first[Lane::Raw.index()]);
+                progress.insert(Progress::new(first)).merge(&next);
+            }
+            (_, None) => {}
+        }
+        self.pins.append(&mut next.pins);
+    }
 }
 
 /// What the rules' state took in with a block: pieces in the order of their numbers, each behind its length.
@@ -28,6 +87,15 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
+    fn join(&mut self, next: Self) {
+        if self.pieces.is_empty() {
+            *self = next;
+        } else if !next.pieces.is_empty() {
+            self.last = next.last;
+            self.pieces.extend(next.pieces);
+        }
+    }
+
     pub(super) fn push(&mut self, number: u64, piece: &[u8]) {
         if self.pieces.is_empty() {
             self.first = number;

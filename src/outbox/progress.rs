@@ -42,6 +42,53 @@ impl Progress {
         true
     }
 
+    /// Marks `from..=to` as delivered, however many they are.
+    pub(crate) fn deliver_range(&mut self, from: u64, to: u64) {
+        if to < from || to < self.next {
+            return;
+        }
+        if from > self.next {
+            let offset = |number: u64| u32::try_from(number - self.first);
+            if let (Ok(from), Ok(to)) = (offset(from), offset(to)) {
+                self.above.insert_range(from..=to);
+            }
+            return;
+        }
+        self.next = self.first_missing(to + 1);
+        if let Ok(offset) = u32::try_from(self.next - self.first) {
+            self.above.remove_range(..offset);
+        }
+    }
+
+    /// Marks all that `other` has.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        if other.next > other.first {
+            self.deliver_range(other.first, other.next - 1);
+        }
+        for offset in &other.above {
+            self.deliver(other.first + u64::from(offset));
+        }
+    }
+
+    /// The first number from `from` on that is not delivered, in steps that double: what was never stored can be millions.
+    pub(crate) fn first_missing(&self, from: u64) -> u64 {
+        let mut number = from.max(self.next);
+        let mut step = 1;
+        while self.is_delivered(number) {
+            let end = number.saturating_add(step);
+            let whole = match (u32::try_from(number - self.first), u32::try_from(end - self.first)) {
+                (Ok(start), Ok(end)) => self.above.contains_range(start..end),
+                _ => false,
+            };
+            (number, step) = match (whole, step) {
+                (true, _) => (end, step * 2),
+                (false, 1) => (number + 1, 1),
+                (false, _) => (number, step / 2),
+            };
+        }
+        number
+    }
+
     pub(crate) fn is_delivered(&self, number: u64) -> bool {
         number < self.next || u32::try_from(number - self.first).is_ok_and(|offset| self.above.contains(offset))
     }
@@ -86,6 +133,38 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_are_what_their_numbers_are() {
+        let mut random = fastrand::Rng::with_seed(11);
+        for _ in 0..300 {
+            let (mut by_range, mut by_number, mut other) = (Progress::new(5), Progress::new(5), Progress::new(9));
+            for _ in 0..random.u32(1..12) {
+                let from = random.u64(9..400);
+                let to = from + random.u64(..60);
+                if random.bool() {
+                    by_range.deliver_range(from, to);
+                } else {
+                    other.deliver_range(from, to);
+                }
+                for number in from..=to {
+                    by_number.deliver(number);
+                }
+            }
+            if random.bool() {
+                by_range.deliver_range(5, 8);
+                for number in 5..=8 {
+                    by_number.deliver(number);
+                }
+            }
+            by_range.merge(&other);
+            assert_eq!(by_range, by_number);
+            for from in 0..480 {
+                let plain = (from.max(5)..).find(|&number| !by_number.is_delivered(number)).unwrap();
+                assert_eq!(by_range.first_missing(from), plain, "from {from} in {by_range:?}");
+            }
+        }
+    }
 
     #[test]
     fn holes_are_remembered_and_closed() {

@@ -14,6 +14,7 @@ use tracing::{error, warn};
 
 use super::chunk;
 use super::cipher::Keys;
+use super::hold::{self, Held};
 use super::manifest::Range;
 use super::record::Names;
 use super::segment::{self, Contents, Key, SegmentError, SharedSegment};
@@ -55,6 +56,23 @@ struct At {
     segment: u64,
     generation: u32,
     number: u64,
+    /// The number holds for all later segments, and for what is not stored yet: they go on in the same stream.
+    of_this_run: bool,
+}
+
+impl At {
+    /// The first number of that segment that was not given yet.
+    fn number_in(&self, segment: u64, info: &SegmentState) -> u64 {
+        // What was rewritten has other records: all that is left of it was not given in this form.
+        let same = (segment, info.entry.generation) == (self.segment, self.generation);
+        let goes_on = self.of_this_run && info.is_of_this_run() && segment >= self.segment;
+        if same || goes_on { self.number } else { 0 }
+    }
+
+    /// The place behind records of that segment.
+    fn behind(segment: u64, info: &SegmentState, number: u64) -> Self {
+        Self { segment, generation: info.entry.generation, number, of_this_run: info.is_of_this_run() }
+    }
 }
 
 type Loading = JoinHandle<Result<Head, SegmentError>>;
@@ -66,6 +84,8 @@ struct Head {
     values: Vec<(Key, Vec<u8>)>,
     /// Keys and numbers of records of the values that are whole.
     whole: Vec<(Key, usize)>,
+    /// Numbers that were never stored.
+    holes: Vec<(Lane, Range)>,
     damage: Option<String>,
 }
 
@@ -76,6 +96,8 @@ enum Next {
     Tail(SharedSegment, ChunkAt),
     /// In a closed segment (number, generation), at this lane and number.
     Closed((u64, u32), Lane, u64),
+    /// In memory, in a moment.
+    Soon(Duration),
     Nothing,
 }
 
@@ -133,6 +155,11 @@ impl Reader {
                         return Ok(stored);
                     }
                 }
+                Next::Soon(left) => {
+                    self.head = None;
+                    // Whatever else comes meanwhile finds its permit.
+                    tokio::time::sleep(left).await;
+                }
                 Next::Nothing => {
                     if lanes.contains(&Lane::Raw) {
                         self.head = None;
@@ -145,14 +172,13 @@ impl Reader {
 
     fn find(&mut self, lanes: &[Lane]) -> Next {
         let shared = Arc::clone(&self.shared);
-        let state = shared.lock();
+        let mut state = shared.lock();
+        let mut is_leaving = false;
         for &lane in lanes {
             let from = self.at[lane.index()];
             let mut left_out = false;
             for (&segment, info) in state.segments.range(from.segment..) {
-                // What was rewritten has other records: all that is left of it was not given in this form.
-                let same = (segment, info.entry.generation) == (from.segment, from.generation);
-                let number = if same { from.number } else { 0 };
+                let number = from.number_in(segment, info);
                 let Some(seq) = info.first_missing(lane, number) else { continue };
                 if info.leaving {
                     // In a moment it is gone, or given after all: its writer says which.
@@ -161,8 +187,8 @@ impl Reader {
                 }
                 if let Some((first, batch)) = state.memory.find(segment, lane, seq) {
                     let next = first + batch.len() as u64;
-                    self.at[lane.index()] = At { segment, generation: info.entry.generation, number: next };
-                    return Next::Ready(Arc::new(info.stored(lane, first, batch)));
+                    self.at[lane.index()] = At::behind(segment, info, next);
+                    return Next::Ready(Arc::new(info.stored(lane, first, batch, number)));
                 }
                 let tail = state.tail.as_ref().filter(|tail| tail.number == segment);
                 let Some(tail) = tail else { return Next::Closed((segment, info.entry.generation), lane, seq) };
@@ -177,10 +203,31 @@ impl Reader {
             if let Some((&newest, info)) = state.segments.last_key_value().filter(|(newest, _)| **newest > from.segment)
                 && !left_out
             {
-                self.at[lane.index()] = At { segment: newest, generation: info.entry.generation, number: 0 };
+                self.at[lane.index()] = At::behind(newest, info, from.number_in(newest, info));
             }
+            is_leaving |= left_out;
         }
-        Next::Nothing
+        if is_leaving || !lanes.contains(&Lane::Raw) { Next::Nothing } else { self.find_held(&mut state) }
+    }
+
+    /// Records that are not stored yet, behind all that are.
+    fn find_held(&mut self, state: &mut State) -> Next {
+        let at = &mut self.at[Lane::Raw.index()];
+        let from = if at.of_this_run { at.number } else { 0 };
+        match state.give(from, clock::instant()) {
+            Held::Ready { first, batch, delivered, pin } => {
+                let newest = state.segments.keys().next_back().copied().unwrap_or_default();
+                let segment = newest.max(self.shared.first_segment);
+                *at = At { segment, generation: 0, number: first + batch.len() as u64, of_this_run: true };
+                Next::Ready(Arc::new(Stored::held(&self.shared.run, first, batch, (&delivered, from), pin)))
+            }
+            Held::Begin => {
+                self.shared.wake_writer();
+                Next::Nothing
+            }
+            Held::Soon(left) => Next::Soon(left),
+            Held::Nothing => Next::Nothing,
+        }
     }
 
     /// Reads a chunk of the segment that is being written.
@@ -216,8 +263,9 @@ impl Reader {
         let (number, generation) = segment;
         let state = self.shared.lock();
         let info = state.segments.get(&number).filter(|info| !info.leaving && info.entry.generation == generation)?;
-        self.at[lane.index()] = At { segment: number, generation, number: first + batch.len() as u64 };
-        Some(Arc::new(info.stored(lane, first, Arc::new(batch))))
+        let from = self.at[lane.index()].number_in(number, info);
+        self.at[lane.index()] = At::behind(number, info, first + batch.len() as u64);
+        Some(Arc::new(info.stored(lane, first, Arc::new(batch), from)))
     }
 
     /// Loads a closed segment, and settles what of it is damaged.
@@ -235,12 +283,16 @@ impl Reader {
         let head = match loaded {
             Ok(Ok(head)) => head,
             Ok(Err(SegmentError::Damaged { reason, .. })) => {
-                Head { segment, values: Vec::new(), whole: Vec::new(), damage: Some(reason) }
+                Head { segment, values: Vec::new(), whole: Vec::new(), holes: Vec::new(), damage: Some(reason) }
             }
             // The keys that the manifest names were all there at the start: this one's header says something else.
-            Ok(Err(error @ (SegmentError::Format { .. } | SegmentError::Key { .. }))) => {
-                Head { segment, values: Vec::new(), whole: Vec::new(), damage: Some(error.to_string()) }
-            }
+            Ok(Err(error @ (SegmentError::Format { .. } | SegmentError::Key { .. }))) => Head {
+                segment,
+                values: Vec::new(),
+                whole: Vec::new(),
+                holes: Vec::new(),
+                damage: Some(error.to_string()),
+            },
             Ok(Err(error)) => {
                 // Evicted, released or rewritten in the meantime: nothing is wrong.
                 if !self.shared.lock().holds(segment) {
@@ -259,11 +311,16 @@ impl Reader {
     fn settle_damage(&self, head: &Head) {
         let mut lost = Vec::new();
         let (number, generation) = head.segment;
-        let of_head = |info: &&SegmentState| info.entry.generation == generation;
-        if let Some(info) = self.shared.lock().segments.get(&number).filter(of_head) {
+        let of_head = |info: &&mut SegmentState| info.entry.generation == generation;
+        if let Some(info) = self.shared.lock().segments.get_mut(&number).filter(of_head) {
+            // The cursor has them too, unless it had to be cut.
+            head.holes.iter().for_each(|(lane, hole)| info.settle_hole(*lane, *hole));
             for lane in Lane::ALL {
                 if let Some(range) = info.entry.lanes[lane.index()] {
-                    lost.extend(missing_in(&head.whole, lane, range).into_iter().map(|range| (lane, range)));
+                    let missing = hold::without_holes(missing_in(&head.whole, lane, range), lane, &head.holes);
+                    // What is delivered is no loss: a commit that says of its holes may be among what is damaged.
+                    let waits = |lost: &Range| info.first_missing(lane, lost.first).is_some_and(|seq| seq <= lost.last);
+                    lost.extend(missing.into_iter().filter(waits).map(|range| (lane, range)));
                 }
             }
         }
@@ -325,7 +382,8 @@ pub(crate) fn load(path: &Path, keys: &Keys) -> Result<Contents, SegmentError> {
 fn load_head(segment: (u64, u32), path: &Path, keys: &Keys) -> Result<Head, SegmentError> {
     let contents = load(path, keys)?;
     let whole = whole(&contents);
-    Ok(Head { segment, values: contents.values, whole, damage: contents.damage })
+    let holes = hold::holes(recovery::extras(&contents, None).iter());
+    Ok(Head { segment, values: contents.values, whole, holes, damage: contents.damage })
 }
 
 /// The keys of the chunks that are all there and undamaged, with their numbers of records.

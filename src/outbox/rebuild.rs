@@ -18,7 +18,7 @@ use super::reader::whole;
 use super::recovery::{self, OpenError};
 use super::segment::{self, Contents, Key, SegmentError};
 use super::state::missing_in;
-use super::{Lane, checkpoint};
+use super::{Lane, checkpoint, hold};
 
 /// Number and generation of a segment.
 pub(crate) type Name = (u64, u32);
@@ -116,13 +116,15 @@ pub(crate) fn rebuild(
                 continue;
             }
             taken = true;
-            installation = installation_in(&recovery::extras(&contents, None)).or(installation);
+            let extras = recovery::extras(&contents, None);
+            let holes = hold::holes(extras.iter());
+            installation = installation_in(&extras).or(installation);
             let entry = entry(directory, name, &contents, &whole);
             let lost: u64 = Lane::ALL
                 .into_iter()
                 .filter_map(|lane| Some((lane, entry.lanes[lane.index()]?)))
                 .filter(|_| name.1 == 0)
-                .flat_map(|(lane, range)| missing_in(&whole, lane, range))
+                .flat_map(|(lane, range)| hold::without_holes(missing_in(&whole, lane, range), lane, &holes))
                 .map(Range::count)
                 .sum();
             if lost > 0 || contents.damage.is_some() {

@@ -17,6 +17,7 @@ use tracing::{error, info, warn};
 use super::checkpoint::{self, Checkpoint, CheckpointError};
 use super::chunk::{self, CursorEntry, Cutter, Extras, JournalPart};
 use super::cipher::Keys;
+use super::hold::{self, Hold};
 use super::manifest::{Declared, Entry, Manifest, ManifestError, Moved, Range, Witness};
 use super::reader::whole;
 use super::rebuild::{Load, rebuild};
@@ -164,11 +165,16 @@ pub(crate) fn open(
     let mut segments: BTreeMap<u64, SegmentState> =
         manifest.segments.iter().map(|entry| (entry.number, SegmentState::new(entry.clone()))).collect();
     apply_cursor(&mut segments, &found);
+    for &(number, lane, hole) in &found.holes {
+        if let Some(segment) = segments.get_mut(&number) {
+            segment.settle_hole(lane, hole);
+        }
+    }
     settle_losses(&mut segments, &found, &mut manifest, counters);
     let run = random_name()?;
     if !manifest.clean {
         let streams = manifest.segments.iter().rfind(|entry| entry.run == manifest.run);
-        if streams.is_some() {
+        if streams.is_some() || manifest.holds {
             let ends: Vec<_> = Lane::ALL.into_iter().filter_map(|lane| end_of_stream(&manifest, lane)).collect();
             // Declared by an earlier start already, which ended before it could commit that.
             let ends: Vec<_> = ends.into_iter().filter(|end| !manifest.declared.contains(end)).collect();
@@ -181,7 +187,7 @@ pub(crate) fn open(
         checkpoint: checkpoint.map(|checkpoint| checkpoint.bytes),
         journal: chunk::journal(std::mem::take(&mut found.journal)),
     };
-    let names = (run.clone(), manifest.installation.clone(), manifest.next);
+    let names = (run.clone(), manifest.installation.clone(), manifest.next, options.receipts_max);
     let receipts = found.receipts.into_iter().map(|(name, mut receipts)| {
         while receipts.len() > options.receipts_max {
             receipts.pop_front();
@@ -190,6 +196,8 @@ pub(crate) fn open(
     });
     let mut state = State::new(segments, receipts.collect());
     state.cursor_changed = false;
+    let stored = state.receipts.iter().map(|(session, receipts)| (session, receipts.iter().copied().collect()));
+    state.hold = Hold::new(settings, stored);
     state.left_from = left_from;
     let keep_from = found.newest.unwrap_or(0);
     let cutter = Cutter::new().map_err(OpenError::Thread)?;
@@ -397,6 +405,8 @@ pub(super) struct Found {
     pub(super) cursor: Vec<CursorEntry>,
     receipts: HashMap<Name, VecDeque<Receipt>>,
     pub(super) lost: Vec<(u64, Lane, Range)>,
+    /// Delivered without being stored.
+    pub(super) holes: Vec<(u64, Lane, Range)>,
     pub(super) damaged: Vec<u64>,
     journal: Vec<JournalPart>,
 }
@@ -422,10 +432,12 @@ impl Found {
                 }
                 Err(error) => return Err(error.into()),
             };
-            if !manifest.segments[at].sealed {
-                self.seal(directory, manifest, at, &contents);
-            }
             let extras = extras(&contents, manifest.segments[at].commits);
+            let holes = hold::holes(extras.iter());
+            if !manifest.segments[at].sealed {
+                self.seal(directory, manifest, at, &contents, &holes);
+            }
+            self.holes.extend(holes.into_iter().map(|(lane, range)| (number, lane, range)));
             if self.newest.is_none() && !contents.values.is_empty() && manifest.segments[at].commits != Some(0) {
                 self.newest = Some(number);
                 self.take_newest(&extras);
@@ -439,7 +451,14 @@ impl Found {
     }
 
     /// An open segment's entry as it should be, from its contents and the witness; the difference is lost.
-    fn seal(&mut self, directory: &Path, manifest: &mut Manifest, at: usize, contents: &Contents) {
+    fn seal(
+        &mut self,
+        directory: &Path,
+        manifest: &mut Manifest,
+        at: usize,
+        contents: &Contents,
+        holes: &[(Lane, Range)],
+    ) {
         let before = manifest.segments[..at].to_vec();
         let entry = &mut manifest.segments[at];
         let whole = whole(contents);
@@ -459,7 +478,7 @@ impl Found {
             let last = last.chain([witnessed.last[lane.index()]]).max().unwrap_or(0);
             entry.lanes[lane.index()] = (last >= first).then_some(Range { first, last });
             if let Some(range) = entry.lanes[lane.index()] {
-                let missing = missing_in(&whole, lane, range);
+                let missing = hold::without_holes(missing_in(&whole, lane, range), lane, holes);
                 self.lost.extend(missing.into_iter().map(|range| (entry.number, lane, range)));
             }
         }
@@ -495,7 +514,7 @@ impl Found {
 
 /// What the announced commits of a segment carried along, in their order. A commit that failed may have left something
 /// too: its records are elsewhere, and its receipts must not make anybody believe that they are here.
-pub(super) fn extras(contents: &Contents, commits: Option<u64>) -> Vec<Extras> {
+pub(crate) fn extras(contents: &Contents, commits: Option<u64>) -> Vec<Extras> {
     let opened = contents.values.iter().filter_map(|(_, value)| chunk::open(value).ok());
     let mut all: Vec<Extras> = opened
         .filter(|opened| !opened.extras.is_empty())
@@ -558,6 +577,8 @@ fn settle_losses(
 /// The end of a lane's stream of the run that did not end in good order, if it had begun.
 fn end_of_stream(manifest: &Manifest, lane: Lane) -> Option<Declared> {
     let of_run = manifest.segments.iter().filter(|entry| entry.run == manifest.run);
-    let last = of_run.filter_map(|entry| entry.lanes[lane.index()]).map(|range| range.last).max()?;
+    let last = of_run.filter_map(|entry| entry.lanes[lane.index()]).map(|range| range.last).max();
+    // A run that holds may have delivered records and stored none.
+    let last = last.or((manifest.holds && lane == Lane::Raw).then_some(0))?;
     Some(Declared::End { stream: stream_name(&manifest.run, lane).to_string(), last })
 }

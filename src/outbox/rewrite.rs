@@ -24,7 +24,7 @@ use super::record::Names;
 use super::segment::{self, Contents, Key, Segment, SegmentError};
 use super::state::{SegmentState, missing_in, thinned_stream};
 use super::thin::Thinner;
-use super::{Lane, recovery};
+use super::{Lane, hold, recovery};
 use crate::reading::Stamp;
 
 /// A segment that goes into a rewriting, as it was when that was decided.
@@ -163,7 +163,7 @@ pub(crate) fn rewrite(
         let (number, generation) = source.id();
         let contents = load(&recovery::segment_path(directory, number, generation), keys)?;
         let whole = whole(&contents);
-        let lost = source.lost(&whole);
+        let lost = source.lost(&whole, &hold::holes(recovery::extras(&contents, None).iter()));
         if !lost.is_empty() {
             return Err(RewriteError::Short { segment: source.id(), lost });
         }
@@ -241,12 +241,13 @@ fn store(path: &Path, run: &str, keys: &Keys, values: &[(Key, Vec<u8>)]) -> Resu
 
 impl Source {
     /// Numbers that should be there, are not delivered, and cannot be read.
-    fn lost(&self, whole: &[(Key, usize)]) -> Vec<(Lane, Range)> {
+    fn lost(&self, whole: &[(Key, usize)], holes: &[(Lane, Range)]) -> Vec<(Lane, Range)> {
         let mut lost = Vec::new();
         for lane in Lane::ALL {
             let Some(range) = self.range(lane) else { continue };
             let waits = |range: &Range| (range.first..=range.last).any(|number| !self.is_delivered(lane, number));
-            lost.extend(missing_in(whole, lane, range).into_iter().filter(waits).map(|range| (lane, range)));
+            let missing = hold::without_holes(missing_in(whole, lane, range), lane, holes);
+            lost.extend(missing.into_iter().filter(waits).map(|range| (lane, range)));
         }
         lost
     }

@@ -1,6 +1,6 @@
 //! What the outbox's handles, its writer and its reader share: pending appends, the index of segments, the memory tail.
 //!
-//! Invariant: the lock is never held over I/O or over encoding. Numbers are given out by the writer alone.
+//! Invariant: the lock is never held over I/O or over encoding. Numbers are given out in the order of the blocks.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use super::chunk::CursorEntry;
 use super::cipher::Keys;
+use super::hold::{self, Hold, OF_THIS_RUN, Released};
 use super::manifest::{Entry, Range};
 use super::pending::{Append, BLOCK_BYTES, Block, boxed_bytes, encoded_bytes, text_bytes};
 use super::progress::Progress;
@@ -54,6 +55,10 @@ pub(crate) struct SegmentState {
     pub(crate) again: [Option<Progress>; 3],
     /// Held by every [`Stored`] of it.
     pub(crate) pin: Arc<()>,
+    /// The same for those that were given before they were stored.
+    pub(crate) pins: Vec<Arc<()>>,
+    /// Its records are known by this run and their number alone, because some were given before they had a segment.
+    pub(crate) of_this_run: bool,
     /// Thinning it again would gain nothing.
     pub(crate) thin_enough: bool,
     /// Is being taken out of the manifest: nothing of it is given any more.
@@ -67,8 +72,17 @@ impl SegmentState {
             streams[Lane::Raw.index()] = thinned_stream(&entry).into();
         }
         let (progress, again) = settled::of_entry(&entry);
-        let mut segment =
-            Self { entry, streams, progress, again, pin: Arc::new(()), thin_enough: false, leaving: false };
+        let mut segment = Self {
+            entry,
+            streams,
+            progress,
+            again,
+            pin: Arc::new(()),
+            pins: Vec::new(),
+            of_this_run: false,
+            thin_enough: false,
+            leaving: false,
+        };
         // What was ordered or found out later says more.
         if segment.entry.settled.is_none() && segment.entry.delivered.is_none() {
             for entry in segment.entry.cursor.clone() {
@@ -76,6 +90,11 @@ impl SegmentState {
             }
         }
         segment
+    }
+
+    /// Whether its records are known by their numbers in this run. What was rewritten has others.
+    pub(crate) fn is_of_this_run(&self) -> bool {
+        self.of_this_run && self.entry.generation == 0
     }
 
     /// Number and generation, which name its directory.
@@ -108,7 +127,7 @@ impl SegmentState {
 
     /// Whether the uplink holds records of it.
     pub(crate) fn is_pinned(&self) -> bool {
-        Arc::strong_count(&self.pin) > 1
+        std::iter::once(&self.pin).chain(&self.pins).any(|pin| Arc::strong_count(pin) > 1)
     }
 
     /// The first number of `lane` from `from` on that is not delivered, if there is one.
@@ -116,10 +135,8 @@ impl SegmentState {
         let range = self.entry.lanes[lane.index()]?;
         let progress = self.progress[lane.index()].as_ref();
         let first = from.max(range.first).max(progress.map_or(0, Progress::next));
-        match progress {
-            Some(progress) => (first..=range.last).find(|&number| !progress.is_delivered(number)),
-            None => (first <= range.last).then_some(first),
-        }
+        let missing = progress.map_or(first, |progress| progress.first_missing(first));
+        (missing <= range.last).then_some(missing)
     }
 
     /// Whether a number is delivered, or settled otherwise.
@@ -139,9 +156,17 @@ impl SegmentState {
             && self.progress[lane.index()].get_or_insert_with(|| Progress::new(range.first)).deliver(number)
     }
 
-    /// Records of it, for the uplink.
-    pub(crate) fn stored(&self, lane: Lane, first_seq: u64, batch: Arc<Batch>) -> Stored {
+    /// Marks numbers that were delivered without being stored.
+    pub(crate) fn settle_hole(&mut self, lane: Lane, hole: Range) {
+        let Some(range) = self.entry.lanes[lane.index()] else { return };
+        let (from, to) = (hole.first.max(range.first), hole.last.min(range.last));
+        self.progress[lane.index()].get_or_insert_with(|| Progress::new(range.first)).deliver_range(from, to);
+    }
+
+    /// Records of it, for the uplink, less those below `from`, which it has.
+    pub(crate) fn stored(&self, lane: Lane, first_seq: u64, batch: Arc<Batch>, from: u64) -> Stored {
         let mut delivered = RoaringBitmap::new();
+        delivered.insert_range(0..u32::try_from(from.saturating_sub(first_seq)).unwrap_or(u32::MAX));
         if let Some(progress) = &self.progress[lane.index()] {
             let numbers = first_seq..first_seq + batch.len() as u64;
             delivered
@@ -154,7 +179,7 @@ impl SegmentState {
             replayed.extend(numbers.zip(0_u32..).filter(|(number, _)| again.is_delivered(*number)).map(|(_, at)| at));
         }
         Stored {
-            segment: self.entry.number,
+            segment: if self.is_of_this_run() { OF_THIS_RUN } else { self.entry.number },
             lane,
             stream,
             first_seq,
@@ -241,15 +266,18 @@ fn memory_bytes(batch: &Batch) -> usize {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) blocks: VecDeque<Block>,
-    pending_bytes: usize,
+    pub(crate) pending_bytes: usize,
     pub(crate) pending_records: u64,
     pub(crate) pending_lanes: [u64; 3],
-    appended: u64,
+    pub(crate) appended: u64,
+    /// The next number of each lane.
+    pub(crate) next: [u64; 3],
     /// What is pending is to be committed at once.
-    hurry: bool,
+    pub(crate) hurry: bool,
     /// When the last commit with alarms began, and when the next one is to.
-    alarms_at: Option<Instant>,
+    pub(crate) alarms_at: Option<Instant>,
     pub(crate) alarms_due: Option<Instant>,
+    pub(crate) hold: Hold,
     pub(crate) closing: bool,
     /// Set while a block is being committed.
     pub(crate) commit_started: Option<Instant>,
@@ -286,9 +314,11 @@ impl State {
             pending_records: 0,
             pending_lanes: [0; 3],
             appended: 0,
+            next: [1; 3],
             hurry: false,
             alarms_at: None,
             alarms_due: None,
+            hold: Hold::default(),
             closing: false,
             commit_started: None,
             segments,
@@ -316,33 +346,19 @@ impl State {
         self.blocks.is_empty()
     }
 
-    /// Whether enough waits, or it was asked for, or it is the end.
-    pub(crate) fn commit_is_due(&self, commit_bytes: usize) -> bool {
-        let enough = self.pending_bytes >= commit_bytes || self.blocks.len() > 1;
-        !self.blocks.is_empty() && (self.closing || self.hurry || enough)
-    }
-
-    /// Takes the oldest block out, to be committed.
-    pub(crate) fn take_block(&mut self) -> Option<Block> {
-        let block = self.blocks.pop_front()?;
-        self.pending_bytes -= block.bytes;
-        if !block.batches[Lane::Alarm.index()].is_empty() {
-            self.alarms_at = Some(clock::instant());
+    /// Remembers receipts of messages that are safe.
+    pub(crate) fn remember(&mut self, receipts: Vec<(Name, Receipt)>, receipts_max: usize) {
+        for (session, receipt) in receipts {
+            let known: &mut VecDeque<Receipt> = self.receipts.entry(session).or_default();
+            if receipt == Receipt::SESSION_LOST {
+                known.clear();
+                continue;
+            }
+            known.push_back(receipt);
+            while known.len() > receipts_max {
+                known.pop_front();
+            }
         }
-        if self.blocks.is_empty() {
-            self.hurry = false;
-            self.alarms_due = None;
-        }
-        Some(block)
-    }
-
-    /// Puts a block back that could not be committed.
-    pub(crate) fn return_block(&mut self, block: Block) {
-        self.pending_bytes += block.bytes;
-        if !block.batches[Lane::Alarm.index()].is_empty() {
-            self.alarms_due.get_or_insert_with(clock::instant);
-        }
-        self.blocks.push_front(block);
     }
 
     fn append(&mut self, append: Append<'_>) -> u64 {
@@ -356,10 +372,18 @@ impl State {
         if bytes == 0 {
             return self.appended;
         }
+        let raw_only = batches.iter().all(|(lane, batch)| {
+            batch.as_ref().is_none_or(|batch| match lane {
+                Lane::Raw => hold::may_be_held(batch, receipts),
+                _ => batch.is_empty(),
+            })
+        });
+        let must = !raw_only || !journal.is_empty();
         self.appended += 1;
         self.pending_bytes += bytes;
-        if self.blocks.back().is_none_or(|block| block.bytes + bytes > BLOCK_BYTES) {
-            self.blocks.push_back(Block { since: Some(clock::instant()), ..Block::default() });
+        let now = Some(clock::instant());
+        if self.blocks.back().is_none_or(|block| block.first.is_some() || block.bytes + bytes > BLOCK_BYTES) {
+            self.blocks.push_back(Block { since: now, ..Block::default() });
         }
         if let Some(block) = self.blocks.back_mut() {
             for (lane, batch) in batches {
@@ -375,6 +399,8 @@ impl State {
                 block.receipts.extend(receipts.iter().map(|receipt| (Arc::clone(session), *receipt)));
             }
             block.number = self.appended;
+            block.last = now;
+            block.must |= must;
             block.bytes += bytes;
         }
         if urgent {
@@ -402,11 +428,14 @@ pub(crate) struct Shared {
     pub(crate) run: String,
     pub(crate) installation: String,
     /// The number of the first segment that this run can begin.
-    first_segment: u64,
+    pub(crate) first_segment: u64,
+    /// Receipts to remember of each session.
+    receipts_max: usize,
     /// Held for as long as the outbox is: one gateway for each data directory.
     data_dir_lock: Mutex<Option<std::fs::File>>,
     appended: [Counter; 3],
     pub(crate) damaged: [Counter; 3],
+    unwritten: Counter,
 }
 
 impl Shared {
@@ -414,7 +443,7 @@ impl Shared {
         state: State,
         directory: PathBuf,
         settings: config::Outbox,
-        (run, installation, first_segment): (String, String, u64),
+        (run, installation, first_segment, receipts_max): (String, String, u64, usize),
         lock: std::fs::File,
         counters: &Counters,
     ) -> Self {
@@ -430,9 +459,11 @@ impl Shared {
             run,
             installation,
             first_segment,
+            receipts_max,
             data_dir_lock: Mutex::new(Some(lock)),
             appended: by_lane(Count::Appended),
             damaged: by_lane(Count::Damaged),
+            unwritten: counters.counter(Count::Unwritten, ""),
         }
     }
 
@@ -459,15 +490,52 @@ impl Shared {
         for (lane, batch) in Lane::ALL.into_iter().zip([alarms, aggregates, raw]) {
             self.appended[lane.index()].add(batch.as_ref().map_or(0, |batch| batch.len() as u64));
         }
-        let was_empty = state.blocks.is_empty();
         let alarms_were_due = state.alarms_due;
+        let before = state.blocks.back().map(|block| block.must);
         let number = state.append(append);
         // The writer needs to know when its interval begins and when it is to start early, nothing in between.
-        let due = state.commit_is_due(self.settings.commit_bytes) || state.alarms_due != alarms_were_due;
-        if (was_empty && !state.blocks.is_empty()) || (due && state.commit_started.is_none()) {
+        let begins = state.blocks.back().map(|block| block.must) > before;
+        let due = state.pending_bytes >= self.settings.commit_bytes
+            || state.blocks.len() > 1 && !state.hold.enabled
+            || state.alarms_due != alarms_were_due;
+        if begins || (due && state.commit_started.is_none()) {
             self.wake.notify_one();
         }
+        if state.hold.enabled {
+            self.readable.notify_one();
+        }
         number
+    }
+
+    /// Takes out what is delivered of what waits in memory, and says that it is safe. Whether the writer has something to
+    /// do because of it.
+    fn release_held(&self, state: &mut State) -> bool {
+        let Released { number, records } = state.release_held(self.receipts_max);
+        self.unwritten.add(records);
+        if let Some(number) = number {
+            self.announce(number);
+        }
+        !state.hold.void.is_empty() || number.is_some() && state.checkpoint.is_some()
+    }
+
+    /// The reader needs something of the writer.
+    pub(crate) fn wake_writer(&self) {
+        self.wake.notify_one();
+    }
+
+    /// The writer is back from the disk: what was delivered meanwhile may go.
+    pub(crate) fn written(&self, state: &mut State) {
+        state.hold.writing = false;
+        self.release_held(state);
+    }
+
+    /// Everything up to this append is safe.
+    pub(crate) fn announce(&self, number: u64) {
+        self.durable.send_if_modified(|durable| {
+            let news = number > *durable;
+            *durable = number.max(*durable);
+            news
+        });
     }
 
     /// Takes the rules' state as it is after all that was appended so far.
@@ -497,9 +565,7 @@ impl Shared {
     }
 
     pub(crate) fn hurry(&self) {
-        let mut state = self.lock();
-        if !state.blocks.is_empty() && !state.hurry {
-            state.hurry = true;
+        if self.lock().ask_to_hurry(clock::instant()) {
             self.wake.notify_one();
         }
     }
@@ -521,6 +587,19 @@ impl Shared {
     pub(crate) fn delivered(&self, number: u64, lane: Lane, seqs: &[u64]) {
         let mut guard = self.lock();
         let state = &mut *guard;
+        if number == OF_THIS_RUN {
+            let cursor_changed = state.cursor_changed;
+            let (news, done) = state.settle_of_this_run(lane, seqs, clock::instant());
+            if !news {
+                return;
+            }
+            state.release |= done;
+            state.memory.forget(&state.segments);
+            if self.release_held(state) || done || !cursor_changed && state.cursor_changed {
+                self.wake.notify_one();
+            }
+            return;
+        }
         let Some(segment) = state.segments.get_mut(&number) else { return };
         let mut news = false;
         for &seq in seqs {

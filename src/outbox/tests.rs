@@ -11,6 +11,7 @@ use crate::reading::{
 };
 
 mod damage;
+mod hold;
 mod hostile;
 mod journal;
 mod ladder;
@@ -33,8 +34,16 @@ impl Rig {
             size_max: 64 << 20,
             when_full: WhenFull::DropOldest,
             keep_delivered: Duration::ZERO,
+            // Most of these hold either way; two say what is on the disk, and fail with it.
+            persist: if std::env::var_os("TIDEGATE_WHEN_BEHIND").is_some() {
+                config::Persist::WhenBehind
+            } else {
+                config::Persist::Always
+            },
+            hold: Duration::from_millis(300),
             ladder: config::Ladder { min_free: Some(0), ..config::Ladder::default() },
             commit_interval: Duration::from_millis(5),
+            commit_interval_max: Duration::from_millis(5),
             commit_bytes: 64 * 1024,
             segment_bytes: 16 * 1024,
             memory_tail_bytes: 16 * 1024,

@@ -44,6 +44,8 @@
 //!   one for damage. So a start may be cut, and cut again.
 //! - **Quarantine** comes last: what could be read is delivered, the rest declared, the manifest no longer names the
 //!   segment; then it is moved. A cut before the move is durable removes the remains.
+//! - **Begin to hold**: the manifest is replaced by one that names this run and says that it holds records back from the
+//!   disk; only then the first of them is given to the reader. A cut before that leaves a run that nobody has heard of.
 //! - **An error** of a commit ends the segment: it is sealed with what was announced of it, and the same records are
 //!   committed to a new one. A sync is never tried again on the same file: Linux may have dropped what it could not
 //!   write. Whatever the failed commit left in the old one lies beyond its sealed range, and beyond the number of
@@ -54,7 +56,6 @@ mod keep;
 mod ladder;
 mod space;
 
-use std::collections::VecDeque;
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,8 +65,10 @@ use tracing::{error, info, warn};
 use self::ladder::Thinning;
 use self::space::{beside_segments, has_room, stored_bytes};
 use super::chunk::{Chunk, CursorEntry, Cutter, Extras, JournalPart, TooLarge};
+use super::hold::HOLE_MAX;
 use super::manifest::{Declared, Entry, Manifest, Range, Witness, Witnessed, reserve_bytes};
 use super::pending::Block;
+use super::progress::Progress;
 use super::record;
 use super::segment::{self, DISK_STEP_BYTES, Key, Segment};
 use super::state::{ChunkAt, SegmentState, Shared, State, Tail};
@@ -118,7 +121,7 @@ pub(crate) struct Writer {
     payload_bytes: u64,
     /// Commits into the segment so far.
     commits: u64,
-    /// The next number of each lane.
+    /// One above the last number of each lane that was committed, or that a segment's beginning skipped.
     next: [u64; 3],
     cutter: Cutter,
     witness: Option<Witness>,
@@ -222,6 +225,8 @@ impl Writer {
             let is_release = matches!(work, Work::Release);
             let done = match work {
                 Work::Commit(block) => self.commit(shared, *block),
+                Work::Begin => self.begin_to_hold(shared),
+                Work::Void(sessions) => self.make_void(shared, &sessions),
                 Work::Cursor => self.store_cursor(shared),
                 Work::Release => self.release(shared).map(drop),
                 Work::Expire => self.expire(shared),
@@ -238,6 +243,7 @@ impl Writer {
             {
                 let mut state = shared.lock();
                 state.commit_started = None;
+                shared.written(&mut state);
                 state.release |= is_release && done.is_err();
             }
             self.failed = done.is_err();
@@ -278,13 +284,19 @@ impl Writer {
                 state.release = false;
                 return (Work::Release, closing);
             }
-            let interval = shared.settings.commit_interval;
-            let alarms_in = state.alarms_due.map(|at| at.saturating_duration_since(now));
-            let commit_in = state.blocks.front().map(|block| remaining(block.since, interval, now)).into_iter();
-            let commit_in = commit_in.chain(alarms_in).min();
-            if state.commit_is_due(shared.settings.commit_bytes) || commit_in.is_some_and(|left| left.is_zero()) {
+            if std::mem::take(&mut state.hold.begin) && !state.hold.begun {
+                return (Work::Begin, closing);
+            }
+            shared.written(&mut state);
+            if !state.hold.void.is_empty() {
+                state.hold.writing = true;
+                return (Work::Void(state.hold.void.clone()), closing);
+            }
+            let commit_in = state.commit_in(&shared.settings, now);
+            if commit_in.is_some_and(|left| left.is_zero()) {
                 state.commit_started = Some(now);
-                if let Some(block) = state.take_block() {
+                if let Some(block) = state.take_for_commit(&shared.settings, now) {
+                    state.hold.writing = true;
                     return (Work::Commit(Box::new(block)), closing);
                 }
             }
@@ -303,7 +315,9 @@ impl Writer {
                 return (Work::Expire, closing);
             }
             let cursor_in = state.cursor_changed.then(|| remaining(self.cursor_stored, CURSOR_INTERVAL, now));
-            if cursor_in.is_some_and(|left| left.is_zero()) && state.blocks.is_empty() {
+            let waits = state.blocks.is_empty() || state.hold.enabled;
+            if cursor_in.is_some_and(|left| left.is_zero()) && waits {
+                state.hold.writing = true;
                 return (Work::Cursor, closing);
             }
             let kept_in = state.expires.map(|at| at.saturating_duration_since(now));
@@ -311,6 +325,33 @@ impl Writer {
             let timeout = waits.filter(|left| !left.is_zero()).min();
             state = shared.wait(state, timeout);
         }
+    }
+
+    /// Makes the name of this run durable before the first of its records leaves without being stored.
+    fn begin_to_hold(&mut self, shared: &Arc<Shared>) -> Result<(), CommitError> {
+        let mut manifest = self.current_manifest(&shared.lock());
+        manifest.run = self.run.to_string();
+        (manifest.clean, manifest.holds) = (false, true);
+        manifest.write(&shared.directory).map_err(CommitError::Manifest)?;
+        self.manifest = manifest;
+        shared.lock().hold.begun = true;
+        shared.readable.notify_one();
+        Ok(())
+    }
+
+    /// Makes the stored receipts of these sessions void.
+    fn make_void(&mut self, shared: &Arc<Shared>, sessions: &[Name]) -> Result<(), CommitError> {
+        let mut block = Block { number: *shared.durable.borrow(), ..Block::default() };
+        {
+            let mut state = shared.lock();
+            sessions.iter().for_each(|session| drop(state.receipts.remove(session)));
+            // Those of released messages go the same way: they would only make a later list incomplete.
+            state.hold.unstored.retain(|(session, _)| !sessions.contains(session));
+        }
+        block.receipts = sessions.iter().map(|session| (Arc::clone(session), Receipt::SESSION_LOST)).collect();
+        self.try_commit(shared, &mut block, false)?;
+        shared.lock().hold.void.clear();
+        Ok(())
     }
 
     fn commit(&mut self, shared: &Arc<Shared>, mut block: Block) -> Result<(), CommitError> {
@@ -408,6 +449,8 @@ fn pause(shared: &Shared, backoff: Duration) {
 #[derive(Debug)]
 enum Work {
     Commit(Box<Block>),
+    Begin,
+    Void(Vec<Name>),
     Cursor,
     Release,
     Expire,

@@ -29,6 +29,20 @@ pub struct Report {
     pub counters: Vec<Counted>,
     /// What the process takes.
     pub process: Process,
+    /// What the flash bears for what is delivered.
+    #[serde(default)]
+    pub flash: Flash,
+}
+
+/// Bytes written to disk for what was delivered since the start.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Flash {
+    /// Bytes that the process caused to be written to disk.
+    pub written_bytes: u64,
+    /// Bytes of the messages that Kafka acknowledged, before compression.
+    pub delivered_bytes: u64,
+    /// The one for each of the other; nothing until something is delivered.
+    pub write_amplification: Option<f64>,
 }
 
 /// What waits in the outbox.
@@ -110,6 +124,11 @@ impl Reporter {
                 Link { state: info.state.as_str().to_owned(), since: rfc3339(info.since_ms), detail: info.detail };
             (name.to_string(), link)
         });
+        let process = process();
+        let delivered_bytes = self.counters.counter(Count::DeliveredBytes, "").get();
+        let written_bytes = process.disk_written_bytes;
+        let amplification = (delivered_bytes > 0).then(|| written_bytes as f64 / delivered_bytes as f64);
+        let flash = Flash { written_bytes, delivered_bytes, write_amplification: amplification };
         let counters = self.counters.snapshot().into_iter().map(|(count, value, number)| Counted {
             name: count.name().to_owned(),
             label: Count::label(count).to_owned(),
@@ -130,7 +149,8 @@ impl Reporter {
             },
             links: links.collect(),
             counters: counters.collect(),
-            process: process(),
+            process,
+            flash,
         }
     }
 }

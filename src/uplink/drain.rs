@@ -28,7 +28,7 @@ use super::source::{Chunk, Source};
 use super::topic::Topics;
 use super::trial::Trials;
 use crate::clock;
-use crate::counters::{Count, Counters};
+use crate::counters::{Count, Counter, Counters};
 use crate::log::Throttle;
 use crate::outbox::Lane;
 
@@ -104,6 +104,7 @@ pub(crate) struct Drain<S, C: Connect> {
     trials: Trials,
     tuning: Tuning,
     counters: Counters,
+    delivered_bytes: Counter,
     /// What is being sent: a chunk, and the index of its next record.
     current: Option<(Arc<Chunk>, usize)>,
     /// The same of alarms that have come since: they overtake it.
@@ -187,6 +188,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
             doubted_at: None,
             refusals: Throttle::new(Duration::from_secs(60)),
             hitches: Throttle::new(Duration::from_secs(60)),
+            delivered_bytes: counters.counter(Count::DeliveredBytes, ""),
             counters,
             tuning,
         }

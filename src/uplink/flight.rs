@@ -71,6 +71,8 @@ pub(crate) struct Landed {
     pub(crate) chunk: Arc<Chunk>,
     pub(crate) index: usize,
     pub(crate) parts: usize,
+    /// Bytes of its messages.
+    pub(crate) bytes: usize,
     pub(crate) probe_of: Option<Box<str>>,
     pub(crate) topic: Option<Arc<Topic>>,
 }
@@ -245,6 +247,7 @@ impl Flight {
             chunk,
             index: slot.index,
             parts: slot.parts,
+            bytes,
             probe_of: slot.probe_of.take(),
             topic: slot.topic.take(),
         });

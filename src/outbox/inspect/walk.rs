@@ -8,7 +8,7 @@ use super::super::manifest::{Entry, Range};
 use super::super::record::{self, Names};
 use super::super::segment::{Contents, Key};
 use super::super::state::{SegmentState, missing_in};
-use super::super::{Lane, reader};
+use super::super::{Lane, hold, reader, recovery};
 use crate::reading::Batch;
 
 /// A part of a segment.
@@ -105,11 +105,13 @@ fn missing(entry: &Entry, contents: &Contents, groups: &[&[(Key, Vec<u8>)]]) -> 
     let whole = super::quietly(|| reader::whole(contents));
     // What was rewritten has left out what was delivered.
     let known = SegmentState::new(entry.clone());
+    let holes = hold::holes(recovery::extras(contents, None).iter());
     let mut found = Vec::new();
     for lane in Lane::ALL {
         let Some(range) = entry.lanes[lane.index()] else { continue };
         let waits = |gap: &Range| (gap.first..=gap.last).any(|number| !known.is_delivered(lane, number));
-        for gap in missing_in(&whole, lane, range).into_iter().filter(|gap| entry.generation == 0 || waits(gap)) {
+        let gaps = hold::without_holes(missing_in(&whole, lane, range), lane, &holes);
+        for gap in gaps.into_iter().filter(|gap| entry.generation == 0 || waits(gap)) {
             // A damaged chunk is named by itself.
             let is_there =
                 |number: u64| groups.iter().any(|group| group[0].0.lane == Some(lane) && group[0].0.number == number);

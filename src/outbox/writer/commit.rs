@@ -10,14 +10,19 @@ impl Writer {
         cursor_must: bool,
     ) -> Result<(), CommitError> {
         let chunks = self.cut(block);
-        self.make_room_for_commit(shared)?;
+        let first = block.first.unwrap_or(self.next);
+        self.make_room_for_commit(shared, &chunks, first)?;
         let first_of_segment = self.commits == 0;
         let receipts = self.receipts(shared, block, first_of_segment);
-        let cursor = self.cursor(shared, first_of_segment || cursor_must);
+        let skipped = self.skipped(&chunks, first);
+        let cursor = self.cursor(shared, first_of_segment || cursor_must, &skipped);
         let has_cursor = cursor.is_some();
         let journal = self.journal(block).map_err(CommitError::Journal)?;
         let has_journal = !journal.is_empty();
-        let values = self.seal(&chunks, Extras { commit: self.commits, receipts, cursor, journal });
+        let extras = Extras { commit: self.commits, receipts, cursor, journal, skipped };
+        // What `seal` takes out of the extras is said again once it is durable.
+        let (stored_receipts, holes) = (extras.receipts.clone(), extras.skipped.clone());
+        let values = self.seal(&chunks, first, extras);
         let tree = match self.store(shared, &values) {
             Ok(tree) => tree,
             Err(error) => {
@@ -27,7 +32,8 @@ impl Writer {
         };
         self.commits += 1;
         self.counts.commits.add(1);
-        self.announce(shared, block, &chunks, tree);
+        shared.lock().hold.receipts_stored(&stored_receipts, first_of_segment);
+        self.announce(shared, block, &chunks, (first, &holes), tree);
         if has_journal {
             self.journal_from.get_or_insert(self.keep_from);
         }
@@ -35,6 +41,16 @@ impl Writer {
             self.cursor_stored = Some(clock::instant());
         }
         Ok(())
+    }
+
+    /// The numbers that lie between the last record of a lane in this segment and the first of this commit: they were
+    /// delivered without being stored.
+    fn skipped(&self, chunks: &[(Lane, Vec<Chunk>)], first: [u64; 3]) -> Vec<(u8, u64, u64)> {
+        let lanes = chunks.iter().map(|(lane, _)| *lane);
+        lanes
+            .filter(|lane| first[lane.index()] > self.next[lane.index()])
+            .map(|lane| (lane.index_byte(), self.next[lane.index()], first[lane.index()] - 1))
+            .collect()
     }
 
     /// What the rules' state took in with this block.
@@ -80,16 +96,19 @@ impl Writer {
             by_session[at].1.push(receipt.packet_id);
             by_session[at].2.push(receipt.hash);
         };
+        let state = shared.lock();
         if all {
-            for (session, receipts) in &shared.lock().receipts {
+            for (session, receipts) in &state.receipts {
                 receipts.iter().for_each(|receipt| add(session, receipt));
             }
         }
+        // Messages that were released since the last commit come before those of this one.
+        let unstored: &[(Name, Receipt)] = if all { &[] } else { &state.hold.unstored };
         // The broker has at most so many unacknowledged: older ones are acknowledged, or it would not have sent these.
         let mut counts: Vec<(&Name, usize)> = Vec::new();
-        let newest: Vec<_> = block
-            .receipts
+        let newest: Vec<_> = unstored
             .iter()
+            .chain(&block.receipts)
             .rev()
             .filter(|(session, _)| {
                 let at = counts.iter().position(|(name, _)| *name == session).unwrap_or_else(|| {
@@ -105,12 +124,24 @@ impl Writer {
     }
 
     /// The cursor, if it has changed and belongs into this commit.
-    pub(super) fn cursor(&self, shared: &Shared, must: bool) -> Option<Vec<CursorEntry>> {
+    pub(super) fn cursor(&self, shared: &Shared, must: bool, skipped: &[(u8, u64, u64)]) -> Option<Vec<CursorEntry>> {
         let mut state = shared.lock();
+        let committing = state.hold.committing.as_ref().and_then(|committing| committing.progress.as_ref());
+        let must = must || committing.is_some() || !skipped.is_empty();
         if !state.cursor_changed && !must {
             return None;
         }
-        let entries = cursor_entries(&state);
+        let mut entries = cursor_entries(&state);
+        if let Some((number, tail)) = state.segments.iter().next_back().filter(|_| committing.is_some()) {
+            // What of this commit is delivered already, and what it skips, counts with it.
+            let raw = Lane::Raw.index();
+            let first = tail.entry.lanes[raw].map_or(self.next[raw], |range| range.first);
+            let mut progress = tail.progress[raw].clone().unwrap_or_else(|| Progress::new(first));
+            skipped.iter().for_each(|(_, from, to)| progress.deliver_range(*from, *to));
+            committing.into_iter().for_each(|delivered| progress.merge(delivered));
+            entries.retain(|entry| (entry.segment, entry.lane) != (*number, Lane::Raw.index_byte()));
+            entries.push(cursor_entry(&progress, (*number, tail.entry.generation), Lane::Raw));
+        }
         let bytes: usize = entries.iter().map(|entry| 16 + entry.above.len()).sum();
         let due = remaining(self.cursor_stored, CURSOR_INTERVAL, clock::instant()).is_zero();
         (must || due || bytes <= CURSOR_BYTES_SMALL).then(|| {
@@ -120,10 +151,18 @@ impl Writer {
     }
 
     /// Numbers the chunks and puts the extras with the last of them, or beside it where they do not fit.
-    pub(super) fn seal(&self, chunks: &[(Lane, Vec<Chunk>)], mut extras: Extras) -> Vec<(Key, Vec<u8>)> {
+    pub(super) fn seal(
+        &self,
+        chunks: &[(Lane, Vec<Chunk>)],
+        first: [u64; 3],
+        mut extras: Extras,
+    ) -> Vec<(Key, Vec<u8>)> {
         let mut values = Vec::new();
         let mut notes = Vec::new();
-        let wanted = !extras.receipts.is_empty() || extras.cursor.is_some() || !extras.journal.is_empty();
+        let wanted = !extras.receipts.is_empty()
+            || extras.cursor.is_some()
+            || !extras.journal.is_empty()
+            || !extras.skipped.is_empty();
         let last = chunks.last().and_then(|(_, chunks)| chunks.last());
         let mut encoded = encode_extras(&extras);
         if wanted && !last.is_some_and(|chunk| chunk.has_room(encoded.len())) {
@@ -132,7 +171,7 @@ impl Writer {
         }
         for (lane, chunks) in chunks {
             for (at, chunk) in chunks.iter().enumerate() {
-                let number = self.next[lane.index()] + chunk.first as u64;
+                let number = first[lane.index()] + chunk.first as u64;
                 let is_last = at + 1 == chunks.len() && last.is_some_and(|last| std::ptr::eq(last, chunk));
                 let extras: &[u8] = if is_last && wanted { &encoded } else { &[] };
                 values.push((Key { lane: Some(*lane), number, part: chunk.part }, chunk.seal(extras)));
@@ -163,18 +202,28 @@ impl Writer {
     }
 
     /// Everything in the block is durable: says so to who waits for it.
-    pub(super) fn announce(&mut self, shared: &Shared, block: &mut Block, chunks: &[(Lane, Vec<Chunk>)], tree: u64) {
+    pub(super) fn announce(
+        &mut self,
+        shared: &Shared,
+        block: &mut Block,
+        chunks: &[(Lane, Vec<Chunk>)],
+        (numbers, skipped): ([u64; 3], &[(u8, u64, u64)]),
+        tree: u64,
+    ) {
         let mut guard = shared.lock();
         let state = &mut *guard;
         let number = state.tail.as_ref().map_or(0, |tail| tail.number);
         for (lane, chunks) in chunks {
             let lane = *lane;
             let batch = Arc::new(std::mem::take(&mut block.batches[lane.index()]));
-            let first = self.next[lane.index()];
+            let first = numbers[lane.index()];
             let count = batch.len() as u64;
             let Some(segment) = state.segments.get_mut(&number) else { continue };
             let fresh = segment.entry.lanes[lane.index()].is_none();
-            segment.entry.lanes[lane.index()].get_or_insert(Range { first, last: first }).last = first + count - 1;
+            // The range begins where the segment does, whether or not what it begins with was skipped.
+            let start = self.next[lane.index()];
+            segment.entry.lanes[lane.index()].get_or_insert(Range { first: start, last: start }).last =
+                first + count - 1;
             let declares =
                 batch.records.iter().zip(first..).filter_map(|(record, seq)| Some((seq, Declared::of(record)?)));
             segment.entry.declares.extend(declares);
@@ -191,21 +240,26 @@ impl Writer {
             }
             state.pending_records -= count;
             state.pending_lanes[lane.index()] -= count;
-            self.next[lane.index()] += count;
+            self.next[lane.index()] = first + count;
             self.counts.committed[lane.index()].add(count);
             state.memory.push(number, lane, first, batch, shared.settings.memory_tail_bytes);
         }
-        for (session, receipt) in block.receipts.drain(..) {
-            let known: &mut VecDeque<Receipt> = state.receipts.entry(session).or_default();
-            if receipt == Receipt::SESSION_LOST {
-                known.clear();
-                continue;
+        if let Some(segment) = state.segments.get_mut(&number) {
+            for &(lane, first, last) in skipped {
+                let lane = Lane::from_byte(lane).unwrap_or(Lane::Raw);
+                segment.settle_hole(lane, Range { first, last });
             }
-            known.push_back(receipt);
-            while known.len() > self.receipts_max {
-                known.pop_front();
+            if let Some(committing) = state.hold.committing.take() {
+                let raw = Lane::Raw.index();
+                if let (Some(delivered), Some(range)) = (committing.progress, segment.entry.lanes[raw]) {
+                    segment.progress[raw].get_or_insert_with(|| Progress::new(range.first)).merge(&delivered);
+                }
+                segment.pins.retain(|pin| Arc::strong_count(pin) > 1);
+                segment.pins.extend(committing.pins);
             }
         }
+        state.hold.committed(numbers[Lane::Raw.index()], clock::instant());
+        state.remember(std::mem::take(&mut block.receipts), self.receipts_max);
         if let (Some(segment), Some(open)) = (state.segments.get_mut(&number), &self.segment) {
             segment.entry.bytes = open.disk_bytes();
         }
@@ -215,7 +269,7 @@ impl Writer {
             self.manifest.declared.clear();
         }
         self.write_witness(shared, number);
-        shared.durable.send_replace(block.number);
+        shared.announce(block.number);
         // Kept as a permit if nobody waits just now.
         shared.readable.notify_one();
     }
@@ -243,14 +297,18 @@ pub(super) fn cursor_entries(state: &State) -> Vec<CursorEntry> {
             let Some(progress) = segment.progress[lane.index()].as_ref().filter(|progress| progress.count() > 0) else {
                 continue;
             };
-            let mut entry = progress.entry(*number, segment.entry.generation, lane.index_byte());
-            if entry.above.len() > CURSOR_ABOVE_BYTES_MAX {
-                entry.above = Vec::new();
-            }
-            entries.push(entry);
+            entries.push(cursor_entry(progress, (*number, segment.entry.generation), lane));
         }
     }
     entries
+}
+
+fn cursor_entry(progress: &Progress, (segment, generation): (u64, u32), lane: Lane) -> CursorEntry {
+    let mut entry = progress.entry(segment, generation, lane.index_byte());
+    if entry.above.len() > CURSOR_ABOVE_BYTES_MAX {
+        entry.above = Vec::new();
+    }
+    entry
 }
 
 pub(super) fn encode_extras(extras: &Extras) -> Vec<u8> {
@@ -267,6 +325,9 @@ pub(super) fn split_extras(extras: &mut Extras) -> Vec<Extras> {
     let piece = || Extras { commit, ..Extras::default() };
     for part in extras.journal.drain(..) {
         pieces.push(Extras { journal: vec![part], ..piece() });
+    }
+    if !extras.skipped.is_empty() {
+        pieces.push(Extras { skipped: std::mem::take(&mut extras.skipped), ..piece() });
     }
     for (session, ids, hashes) in &extras.receipts {
         for (ids, hashes) in ids.chunks(RECEIPTS).zip(hashes.chunks(RECEIPTS)) {

@@ -4,8 +4,16 @@ use super::*;
 
 impl Writer {
     /// Sees to it that there is a segment with room.
-    pub(super) fn make_room_for_commit(&mut self, shared: &Arc<Shared>) -> Result<(), CommitError> {
-        if self.must_roll(shared) { self.roll(shared) } else { Ok(()) }
+    pub(super) fn make_room_for_commit(
+        &mut self,
+        shared: &Arc<Shared>,
+        chunks: &[(Lane, Vec<Chunk>)],
+        first: [u64; 3],
+    ) -> Result<(), CommitError> {
+        let mut starts = self.next;
+        chunks.iter().for_each(|(lane, _)| starts[lane.index()] = first[lane.index()]);
+        let wide = starts.iter().zip(self.next).any(|(start, next)| start - next > HOLE_MAX);
+        if self.must_roll(shared) || wide { self.roll(shared, starts) } else { Ok(()) }
     }
 
     /// Whether there is no segment, or a full one.
@@ -16,7 +24,8 @@ impl Writer {
         self.segment.as_ref().is_none_or(full)
     }
 
-    pub(super) fn roll(&mut self, shared: &Arc<Shared>) -> Result<(), CommitError> {
+    /// Begins a segment whose lanes start with these numbers.
+    pub(super) fn roll(&mut self, shared: &Arc<Shared>, starts: [u64; 3]) -> Result<(), CommitError> {
         self.make_room(shared)?;
         self.manifest.reserve(&shared.directory).map_err(CommitError::Reserve)?;
         let number = self.manifest.next;
@@ -36,7 +45,7 @@ impl Writer {
         let entry = Entry {
             number,
             run: self.run.to_string(),
-            starts: self.next,
+            starts,
             bytes: segment.disk_bytes(),
             key: segment.key_id(),
             ..Entry::default()
@@ -54,6 +63,7 @@ impl Writer {
             manifest.next = number + 1;
             manifest.run = self.run.to_string();
             manifest.clean = false;
+            manifest.holds = state.hold.enabled;
             drop(state);
             if let Err(error) = manifest.write(&shared.directory) {
                 drop(segment);
@@ -65,11 +75,13 @@ impl Writer {
             state.segments.retain(|number, _| !abandoned.contains(number));
             state.segments.values_mut().for_each(|segment| segment.entry.sealed = true);
             state.release |= state.segments.values().any(|segment| segment.missing() == 0);
-            state.segments.insert(number, SegmentState::new(entry));
+            let of_this_run = state.hold.enabled;
+            state.segments.insert(number, SegmentState { of_this_run, ..SegmentState::new(entry) });
+            state.hold.begun = true;
             state.tail = Some(Tail { number, segment: segment.shared(), index: Vec::new() });
             state.checkpoint_wanted = self.journal_from.map(|_| clock::instant());
         }
-        (self.payload_bytes, self.commits) = (0, 0);
+        (self.payload_bytes, self.commits, self.next) = (0, 0, starts);
         // Closing the old one takes a moment; nobody else waits for it.
         drop(self.segment.replace(segment));
         abandoned.into_iter().for_each(|number| self.delete(shared, (number, 0), false));

@@ -111,6 +111,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
             self.trials.left(std::mem::take(&mut slot.on_trial));
         }
         let Some(landed) = self.flight.land(ticket) else { return };
+        self.delivered_bytes.add(landed.bytes as u64);
         match &landed.topic {
             Some(topic) if landed.parts == 1 => topic.delivered.add(1),
             _ => {
