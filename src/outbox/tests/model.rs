@@ -539,7 +539,8 @@ impl Run {
             hold!(closer.close().is_ok());
         }
         let left = directories(&self.rig);
-        hold!(left <= 2, "{left} segments are left");
+        // The newest, the one before it, and those with journal that no checkpoint includes: small ones roll quickly.
+        hold!(left <= 4, "{left} segments are left");
         Ok(())
     }
 }
