@@ -75,7 +75,7 @@ fn what_is_stored_is_unreadable_survives_kills_and_needs_its_key() {
     let mut send = |gateway: &mut Gateway| {
         let lines: Vec<String> = (sent..sent + COUNT).map(|n| message(n, &mut random)).collect();
         sent += COUNT;
-        publish_lines(broker.port, "sensors/a", 1, lines.into_iter());
+        publish_lines(broker.port, "sensors/a", 1, lines);
         gateway.wait_status(seconds(60), "them in the outbox", |status| status.backlog() >= sent);
     };
     for _ in 0..2 {
@@ -119,7 +119,7 @@ fn what_is_stored_is_unreadable_survives_kills_and_needs_its_key() {
     kafka.kill();
     with_credentials(&mut gateway);
     let lines: Vec<String> = (0..COUNT).map(|n| message(n, &mut random)).collect();
-    publish_lines(broker.port, "sensors/a", 1, lines.into_iter());
+    publish_lines(broker.port, "sensors/a", 1, lines);
     gateway.wait_status(seconds(60), "them in the outbox", |status| status.backlog() >= COUNT);
     gateway.kill();
     assert!(readable(&gateway.data_dir()).is_some());

@@ -108,6 +108,9 @@ impl Inspection {
     }
 
     fn read(directory: PathBuf, copies: Copies, running: Option<String>) -> Result<Self, InspectError> {
+        // A missing key is no damage, and what is not readable must not be taken for what is not there.
+        let checkpoint = checkpoint::read(&directory, copies.keys());
+        recovery::check_keys(&directory, copies.keys(), checkpoint.as_ref().err())?;
         let (stored, manifest) = match Manifest::read(&directory) {
             Ok(Some(manifest)) => (manifest, ManifestState::Good),
             Ok(None) => rebuilt(&directory, &copies, "it is missing".to_owned())?,
@@ -141,8 +144,7 @@ impl Inspection {
                 segment.entry.damaged = true;
             }
         }
-        let journal_from =
-            checkpoint::read(&directory, copies.keys()).ok().flatten().map(|checkpoint| checkpoint.segment);
+        let journal_from = checkpoint.ok().flatten().map(|checkpoint| checkpoint.segment);
         let needed_from = journal_from.into_iter().fold(found.newest.unwrap_or(0), u64::min);
         let lost = found.lost;
         Ok(Self { directory, stored, manifest, segments, needed_from, lost, not_yet_read, running, copies })

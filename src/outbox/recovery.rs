@@ -240,7 +240,7 @@ pub(super) fn lock(data_dir: &Path) -> Result<File, OpenError> {
 }
 
 /// Whether the keys of all that is stored are there: those of the segments that the manifest names, and of the checkpoint.
-fn check_keys(directory: &Path, keys: &Keys, checkpoint: Option<&CheckpointError>) -> Result<(), OpenError> {
+pub(super) fn check_keys(directory: &Path, keys: &Keys, checkpoint: Option<&CheckpointError>) -> Result<(), OpenError> {
     let missing = |id: &str, what: String| {
         let configured = if keys.ids().is_empty() { "there are none".to_owned() } else { keys.ids().join(", ") };
         OpenError::Key { path: directory.to_owned(), id: id.to_owned(), what, configured }

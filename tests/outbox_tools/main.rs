@@ -3,6 +3,7 @@
 // Clippy takes only functions marked `#[test]` for tests.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+mod keys;
 mod rig;
 mod writing;
 

@@ -48,7 +48,7 @@ fn case(mut rig: Rig, disk: Disk, fault: Fault, seed: u64) -> Option<String> {
     let unreadable = fault.kind == Kind::Io && fault.for_ever;
     rig.ledger.forgive(|problem| unreadable && problem.starts_with("damage where there is none: counts"));
     let mut disk = outcome.disk;
-    let is_cut = fault.at % 2 == 0;
+    let is_cut = fault.at.is_multiple_of(2);
     if is_cut {
         disk = disk.cut(Loss::Strict, &mut fastrand::Rng::with_seed(seed));
     }

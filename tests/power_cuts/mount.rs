@@ -272,7 +272,7 @@ impl Filesystem for Served {
     fn create(&self, _: &Request, parent: INodeNo, name: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
         match self.make(parent, name, Node::File(File::default())) {
             Ok(attributes) => {
-                reply.created(&ATTRIBUTES_FOR, &attributes, Generation(0), FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE)
+                reply.created(&ATTRIBUTES_FOR, &attributes, Generation(0), FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
             }
             Err(error) => reply.error(error),
         }

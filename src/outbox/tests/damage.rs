@@ -172,7 +172,7 @@ async fn a_segment_that_another_process_holds_is_not_damaged() {
 /// Says of a segment that a later release wrote it.
 fn from_the_future(path: &Path) {
     let database = sled::open(path).unwrap();
-    database.open_tree("header").unwrap().insert(b"format", b"9").unwrap();
+    database.open_tree("header").unwrap().insert(b"format", b"3").unwrap();
     database.flush().unwrap();
 }
 
