@@ -26,7 +26,7 @@ use roaring::RoaringBitmap;
 use super::manifest::Range;
 use super::pending::{BLOCK_BYTES, Block};
 use super::progress::Progress;
-use super::state::{State, stream_name};
+use super::state::{SegmentState, State, stream_name};
 use super::{Lane, Stored, chunk};
 use crate::clock;
 use crate::config::{self, Persist};
@@ -84,6 +84,8 @@ pub(crate) struct Hold {
     pressed: Option<(Instant, u64)>,
     /// How long sources may still wait, as of a moment.
     patience: Option<(Duration, Instant)>,
+    /// The segment that the last report was about.
+    reported: u64,
     /// The manifest names this run as one that holds.
     pub(crate) begun: bool,
     /// It is to be made so.
@@ -323,11 +325,17 @@ impl State {
                     continue;
                 }
             }
-            let of_this_run = self.segments.values_mut().rev().filter(|segment| segment.is_of_this_run());
-            let mut holding = of_this_run.filter(|segment| {
-                segment.entry.lanes[lane.index()].is_some_and(|range| (range.first..=range.last).contains(&seq))
-            });
-            let Some(segment) = holding.next() else { continue };
+            let holds = |segment: &SegmentState| {
+                let range = segment.entry.lanes[lane.index()];
+                segment.is_of_this_run() && range.is_some_and(|range| (range.first..=range.last).contains(&seq))
+            };
+            // Reports come in the order of the records, mostly.
+            let last = self.segments.get(&self.hold.reported).is_some_and(&holds).then_some(self.hold.reported);
+            let newest_first =
+                || self.segments.iter().rev().find(|(_, segment)| holds(segment)).map(|(number, _)| *number);
+            let Some(number) = last.or_else(newest_first) else { continue };
+            self.hold.reported = number;
+            let Some(segment) = self.segments.get_mut(&number) else { continue };
             if segment.settle(lane, seq) {
                 news = true;
                 done |= segment.entry.sealed && segment.missing() == 0;

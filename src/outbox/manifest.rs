@@ -72,9 +72,10 @@ pub(crate) struct Entry {
     /// How many commits were announced. A further one failed: what it left does not count, its records are elsewhere.
     #[serde(default)]
     pub(crate) commits: Option<u64>,
-    /// In place of the raw lane it holds what stands for thinned readings.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(crate) thinned: bool,
+    /// In place of the raw lane it holds what stands for thinned readings: the generation in which that was made, which
+    /// names its stream.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) thinned: Option<u32>,
     /// Something of it was lost: it goes to quarantine when it is released.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) damaged: bool,
@@ -309,6 +310,11 @@ impl Manifest {
             let _ = fs::remove_file(&path);
         }
         written
+    }
+
+    /// Whether it names that segment (number, generation).
+    pub(crate) fn names(&self, (number, generation): (u64, u32)) -> bool {
+        self.segments.iter().any(|entry| (entry.number, entry.generation) == (number, generation))
     }
 
     /// Sets a damaged one aside.

@@ -105,7 +105,7 @@ impl Lane {
 /// Records as the uplink gets them: durable, numbered, of one lane of one run, in order.
 #[derive(Debug)]
 pub struct Stored {
-    /// Number of the segment (directory) that holds them.
+    /// Names the segment that holds them, for [`Outbox::delivered`]: opaque outside of the outbox.
     pub segment: u64,
     /// Lane.
     pub lane: Lane,

@@ -420,12 +420,12 @@ pub(crate) fn lose(shared: &Shared, (number, generation): (u64, u32), lost: &[(L
         // What is being given up is counted as that.
         let there = |segment: &&mut SegmentState| !segment.leaving && segment.entry.generation == generation;
         let Some(segment) = state.segments.get_mut(&number).filter(there) else { return };
-        segment.entry.damaged = true;
         for &(lane, range) in lost {
             let news = (range.first..=range.last).filter(|&seq| segment.settle(lane, seq)).count() as u64;
             if news == 0 {
                 continue;
             }
+            segment.entry.damaged = true;
             shared.damaged[lane.index()].add(news);
             batch.records.push(Record::Gap(Box::new(Gap {
                 stream: Arc::clone(&segment.streams[lane.index()]),
@@ -439,7 +439,13 @@ pub(crate) fn lose(shared: &Shared, (number, generation): (u64, u32), lost: &[(L
         }
         state.cursor_changed = true;
         state.release = true;
-        // Under the same lock: no cursor may say that they are settled before what declares them is among the records.
-        shared.append_to(state, Append { raw: Some(&mut batch), ..Append::default() });
+        if batch.is_empty() {
+            return;
+        }
+        // Until that is durable the segment stays, and no cursor says that they are settled.
+        let declared = shared.append_to(state, Append { raw: Some(&mut batch), ..Append::default() });
+        if let Some(segment) = state.segments.get_mut(&number) {
+            segment.gap_at = declared;
+        }
     }
 }

@@ -155,7 +155,7 @@ impl Rebuilt {
             for (lane, held) in held.iter().enumerate() {
                 let Some(range) = entry.lanes[lane] else { continue };
                 // The numbers of what stands for thinned readings are its own.
-                if entry.thinned && lane == Lane::Raw.index() {
+                if entry.thinned.is_some() && lane == Lane::Raw.index() {
                     continue;
                 }
                 let of_later = later.entry((entry.run.clone(), lane)).or_default();
@@ -192,7 +192,7 @@ fn entry(directory: &Path, (number, generation): Name, contents: &Contents, whol
     let run = contents.run.clone().unwrap_or_else(|| format!("unknown{number}"));
     let mut entry = Entry { number, generation, run, bytes, ..entry_of(contents, whole) };
     if generation > 0 {
-        entry.thinned = recovery::is_thinned(contents);
+        entry.thinned = recovery::is_thinned(contents).then_some(generation);
         // What is not there was delivered when it was rewritten.
         for lane in Lane::ALL {
             let Some(range) = entry.lanes[lane.index()] else { continue };

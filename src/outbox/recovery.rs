@@ -577,6 +577,8 @@ fn settle_losses(
 /// The end of a lane's stream of the run that did not end in good order, if it had begun.
 fn end_of_stream(manifest: &Manifest, lane: Lane) -> Option<Declared> {
     let of_run = manifest.segments.iter().filter(|entry| entry.run == manifest.run);
+    // What stands for thinned readings has numbers of its own.
+    let of_run = of_run.filter(|entry| lane != Lane::Raw || entry.thinned.is_none());
     let last = of_run.filter_map(|entry| entry.lanes[lane.index()]).map(|range| range.last).max();
     // A run that holds may have delivered records and stored none.
     let last = last.or((manifest.holds && lane == Lane::Raw).then_some(0))?;

@@ -27,6 +27,9 @@ use super::thin::Thinner;
 use super::{Lane, hold, recovery};
 use crate::reading::Stamp;
 
+/// What stays of readings takes at least so many times less on the disk than in memory.
+const COMPRESSES: u64 = 8;
+
 /// A segment that goes into a rewriting, as it was when that was decided.
 #[derive(Clone, Debug)]
 pub(crate) struct Source {
@@ -105,6 +108,8 @@ pub(crate) struct Plan {
     pub(crate) cause: &'static str,
     /// Coarse aggregates of this length take the place of the raw readings.
     pub(crate) thin: Option<Duration>,
+    /// What would be larger is not worth making.
+    pub(crate) kept_bytes_max: u64,
     pub(crate) at: Stamp,
 }
 
@@ -129,6 +134,9 @@ pub(crate) enum RewriteError {
     /// A segment holds less than was stored.
     #[error("it holds less than was stored")]
     Short { segment: (u64, u32), lost: Vec<(Lane, Range)> },
+    /// A segment cannot be read.
+    #[error("it cannot be read: {reason}")]
+    Unreadable { segment: (u64, u32), reason: String },
     /// A chunk with a right checksum cannot be decoded, or a record does not fit.
     #[error("what it holds cannot be thinned: {0}")]
     Content(String),
@@ -152,7 +160,7 @@ pub(crate) fn rewrite(
         oldest_ms: plan.group.iter().filter_map(|source| source.entry.oldest_ms).min(),
         ..Entry::default()
     };
-    let stream = thinned_stream(&entry);
+    let stream = thinned_stream(&entry, entry.generation);
     let mut drop = plan.drop;
     drop[Lane::Raw.index()] |= plan.thin.is_some();
     let mut thinner = plan.thin.map(|step| Thinner::new(step, plan.at));
@@ -161,7 +169,11 @@ pub(crate) fn rewrite(
     let mut names = Names::default();
     for source in &plan.group {
         let (number, generation) = source.id();
-        let contents = load(&recovery::segment_path(directory, number, generation), keys)?;
+        let contents = load(&recovery::segment_path(directory, number, generation), keys);
+        let contents = contents.map_err(|error| match error {
+            SegmentError::Damaged { reason, .. } => RewriteError::Unreadable { segment: source.id(), reason },
+            error => error.into(),
+        })?;
         let whole = whole(&contents);
         let lost = source.lost(&whole, &hold::holes(recovery::extras(&contents, None).iter()));
         if !lost.is_empty() {
@@ -175,9 +187,9 @@ pub(crate) fn rewrite(
         if let Some(thinner) = &mut thinner {
             thin(&contents, &whole, source, thinner, &mut names)?;
         }
-        for lane in Lane::ALL {
-            let newest = [entry.newest[lane.index()], source.entry.newest[lane.index()]];
-            entry.newest[lane.index()] = newest.into_iter().flatten().max();
+        let kept_bytes = entry.sizes.iter().sum::<u64>() + thinner.as_ref().map_or(0, Thinner::bytes) / COMPRESSES;
+        if kept_bytes > plan.kept_bytes_max {
+            return Err(RewriteError::Content(format!("{kept_bytes} bytes of it would stay")));
         }
         // An alarm that is thinned would be one that nobody hears of: thinning is for the raw lane alone.
         let replaced_by = plan.thin.map(|_| stream.as_str());
@@ -186,6 +198,21 @@ pub(crate) fn rewrite(
         gaps.extend(more);
         if plan.thin.is_none() {
             (0..3).for_each(|lane| given_up[lane] += counts[lane]);
+        }
+    }
+    for lane in Lane::ALL {
+        // What nobody knows the age of never becomes too old.
+        let waits = || plan.group.iter().filter(|source| source.missing(lane) > 0);
+        let known = waits().all(|source| source.entry.newest[lane.index()].is_some());
+        let newest = waits().filter_map(|source| source.entry.newest[lane.index()]).max();
+        entry.newest[lane.index()] = newest.filter(|_| known);
+    }
+    if !drop[Lane::Raw.index()] {
+        // A raw lane that stays keeps its stream, also that of what was thinned before.
+        entry.thinned = first.entry.thinned;
+        entry.declares = plan.group.iter().flat_map(|source| source.entry.declares.clone()).collect();
+        if plan.group.iter().any(|source| source.entry.thinned.is_some()) && plan.group.len() > 1 {
+            return Err(RewriteError::Content("what was thinned has numbers of its own".to_owned()));
         }
     }
     for lane in Lane::ALL.into_iter().filter(|lane| !drop[lane.index()]) {
@@ -203,7 +230,7 @@ pub(crate) fn rewrite(
             let records = made.batch.records.iter().zip(1..);
             entry.declares = records.filter_map(|(record, seq)| Some((seq, Declared::of(record)?))).collect();
             entry.lanes[Lane::Raw.index()] = Some(Range { first: 1, last: made.batch.len() as u64 });
-            entry.thinned = true;
+            entry.thinned = Some(entry.generation);
             for chunk in &chunks {
                 let key = Key { lane: Some(Lane::Raw), number: 1 + chunk.first as u64, part: chunk.part };
                 let value = chunk.seal(&[]);
@@ -262,7 +289,10 @@ fn keep(
     kept: &mut BTreeMap<Key, Vec<u8>>,
 ) -> u64 {
     let mut bytes = 0;
-    for &(key, count) in whole.iter().filter(|(key, _)| key.lane == Some(lane)) {
+    // What a failed commit left behind lies beyond the range: its records are elsewhere.
+    let Some(range) = source.range(lane) else { return 0 };
+    let own = |(key, _): &&(Key, usize)| key.lane == Some(lane) && (range.first..=range.last).contains(&key.number);
+    for &(key, count) in whole.iter().filter(own) {
         if (key.number..key.number + count as u64).all(|number| source.is_delivered(lane, number)) {
             continue;
         }
@@ -283,11 +313,14 @@ fn thin(
     names: &mut Names,
 ) -> Result<(), RewriteError> {
     let content = |error: chunk::ChunkError| RewriteError::Content(error.to_string());
-    for &(key, _) in whole.iter().filter(|(key, _)| key.lane == Some(Lane::Raw)) {
+    let Some(range) = source.range(Lane::Raw) else { return Ok(()) };
+    let own =
+        |(key, _): &&(Key, usize)| key.lane == Some(Lane::Raw) && (range.first..=range.last).contains(&key.number);
+    for &(key, _) in whole.iter().filter(own) {
         let parts = parts(contents, key).iter().map(|(_, value)| chunk::open(value)).collect::<Result<Vec<_>, _>>();
         let batch = chunk::decode(&parts.map_err(content)?, names).map_err(content)?;
         for (index, number) in (0..batch.len()).zip(key.number..) {
-            if !source.is_delivered(Lane::Raw, number) {
+            if number <= range.last && !source.is_delivered(Lane::Raw, number) {
                 thinner.add(&batch, index);
             }
         }

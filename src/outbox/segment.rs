@@ -23,8 +23,8 @@ use std::fs::{self, File};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use tracing::warn;
@@ -54,6 +54,8 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 const READ_ATTEMPTS: u32 = 3;
 /// … this long apart.
 const READ_PAUSE: Duration = Duration::from_millis(200);
+/// A segment that only waits behind one that hangs is tried so often.
+const LOAD_ATTEMPTS: u32 = 3;
 /// How many segments are being loaded.
 static LOADING: AtomicUsize = AtomicUsize::new(0);
 
@@ -320,19 +322,32 @@ pub(crate) fn load(path: &Path, keys: &Keys) -> Result<Contents, SegmentError> {
 
 fn load_once(path: &Path, keys: &Keys) -> Result<Contents, SegmentError> {
     let damaged = |reason: String| SegmentError::Damaged { path: path.to_owned(), reason };
-    if !path.join("db").exists() {
+    let io = |source| SegmentError::Io { path: path.to_owned(), source };
+    if !path.join("db").try_exists().map_err(io)? {
         return Err(damaged("its file `db` is missing".to_owned()));
     }
-    let (done, loaded) = mpsc::sync_channel(1);
-    LOADING.fetch_add(1, Ordering::SeqCst);
-    let outcome = start_loading(Job { path: path.to_owned(), keys: keys.clone(), done })
-        .map(|()| loaded.recv_timeout(LOAD_TIMEOUT));
-    LOADING.fetch_sub(1, Ordering::SeqCst);
-    let outcome = outcome.map_err(|source| SegmentError::Io { path: path.to_owned(), source })?;
-    if outcome.is_err() {
-        // The thread hangs in sled: it is left to itself, and the next load gets another.
-        *LOADER.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
+    let mut attempts = 0;
+    let outcome = loop {
+        let (done, loaded) = mpsc::sync_channel(1);
+        let begun = Arc::new(AtomicBool::new(false));
+        LOADING.fetch_add(1, Ordering::SeqCst);
+        let job = Job { path: path.to_owned(), keys: keys.clone(), begun: Arc::clone(&begun), done };
+        let outcome = start_loading(job).map(|()| loaded.recv_timeout(LOAD_TIMEOUT));
+        LOADING.fetch_sub(1, Ordering::SeqCst);
+        let outcome = outcome.map_err(io)?;
+        if outcome.is_err() {
+            // The thread hangs in sled: it is left to itself, and the next load gets another.
+            *LOADER.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        attempts += 1;
+        if outcome.is_ok() || begun.load(Ordering::SeqCst) {
+            break outcome;
+        }
+        // It waited behind another one that hangs, which says nothing about it.
+        if attempts == LOAD_ATTEMPTS {
+            return Err(io(io::ErrorKind::TimedOut.into()));
+        }
+    };
     match outcome {
         Ok(Ok(contents)) => contents,
         Ok(Err(panic)) => {
@@ -348,6 +363,7 @@ fn load_once(path: &Path, keys: &Keys) -> Result<Contents, SegmentError> {
 struct Job {
     path: PathBuf,
     keys: Keys,
+    begun: Arc<AtomicBool>,
     done: mpsc::SyncSender<std::thread::Result<Result<Contents, SegmentError>>>,
 }
 
@@ -366,7 +382,8 @@ fn start_loading(job: Job) -> io::Result<()> {
     };
     let (jobs, queue) = mpsc::channel::<Job>();
     std::thread::Builder::new().name("outbox-load".to_owned()).spawn(move || {
-        for Job { path, keys, done } in queue {
+        for Job { path, keys, begun, done } in queue {
+            begun.store(true, Ordering::SeqCst);
             let _ = done.send(catch_unwind(AssertUnwindSafe(|| read_all(&path, &keys))));
         }
     })?;

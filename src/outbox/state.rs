@@ -59,6 +59,8 @@ pub(crate) struct SegmentState {
     pub(crate) pins: Vec<Arc<()>>,
     /// Its records are known by this run and their number alone, because some were given before they had a segment.
     pub(crate) of_this_run: bool,
+    /// Something of it was lost: the append that declares it. Until that is durable it stays, and no cursor says so.
+    pub(crate) gap_at: u64,
     /// Thinning it again would gain nothing.
     pub(crate) thin_enough: bool,
     /// Is being taken out of the manifest: nothing of it is given any more.
@@ -68,8 +70,8 @@ pub(crate) struct SegmentState {
 impl SegmentState {
     pub(crate) fn new(entry: Entry) -> Self {
         let mut streams = Lane::ALL.map(|lane| stream_name(&entry.run, lane));
-        if entry.thinned {
-            streams[Lane::Raw.index()] = thinned_stream(&entry).into();
+        if let Some(generation) = entry.thinned {
+            streams[Lane::Raw.index()] = thinned_stream(&entry, generation).into();
         }
         let (progress, again) = settled::of_entry(&entry);
         let mut segment = Self {
@@ -80,6 +82,7 @@ impl SegmentState {
             pin: Arc::new(()),
             pins: Vec::new(),
             of_this_run: false,
+            gap_at: 0,
             thin_enough: false,
             leaving: false,
         };
@@ -106,7 +109,12 @@ impl SegmentState {
     pub(crate) fn apply(&mut self, entry: &CursorEntry) {
         let lane = usize::from(entry.lane);
         if let Some(Some(range)) = self.entry.lanes.get(lane).filter(|_| entry.generation == self.entry.generation) {
-            self.progress[lane] = Some(Progress::from_entry(range.first, entry));
+            let mut progress = Progress::from_entry(range.first, entry);
+            // A cursor may have been cut, and says less than the manifest then.
+            if let Some(known) = &self.progress[lane] {
+                progress.merge(known);
+            }
+            self.progress[lane] = Some(progress);
         }
     }
 
@@ -179,7 +187,7 @@ impl SegmentState {
             replayed.extend(numbers.zip(0_u32..).filter(|(number, _)| again.is_delivered(*number)).map(|(_, at)| at));
         }
         Stored {
-            segment: if self.is_of_this_run() { OF_THIS_RUN } else { self.entry.number },
+            segment: if self.is_of_this_run() { OF_THIS_RUN } else { place(self.id()) },
             lane,
             stream,
             first_seq,
@@ -191,14 +199,23 @@ impl SegmentState {
     }
 }
 
+/// What a segment and its generation are called outside of the outbox: one number, so that a report about records that
+/// have been rewritten since is told from one about what stands for them.
+fn place((number, generation): (u64, u32)) -> u64 {
+    number | (u64::from(generation) << NUMBER_BITS)
+}
+
+const NUMBER_BITS: u32 = 40;
+const NUMBER_MASK: u64 = (1 << NUMBER_BITS) - 1;
+
 /// The name of a lane's stream in a run.
 pub(crate) fn stream_name(run: &str, lane: Lane) -> Name {
     format!("{run}.{}", lane.as_str()).into()
 }
 
 /// The name of the stream that stands for the readings that were thinned in a segment.
-pub(crate) fn thinned_stream(entry: &Entry) -> String {
-    format!("{}.thinned.{}.{}", entry.run, entry.number, entry.generation)
+pub(crate) fn thinned_stream(entry: &Entry, generation: u32) -> String {
+    format!("{}.thinned.{}.{generation}", entry.run, entry.number)
 }
 
 /// The newest records, so that an online gateway does not read back what it just wrote.
@@ -237,6 +254,12 @@ impl MemoryTail {
                 && (chunk.first..chunk.first + chunk.batch.len() as u64).contains(&number)
         };
         self.chunks.iter().find(holds).map(|chunk| (chunk.first, Arc::clone(&chunk.batch)))
+    }
+
+    /// Forgets what those segments hold: they are not what they were.
+    pub(crate) fn drop_segments(&mut self, numbers: &[u64]) {
+        self.chunks.retain(|chunk| !numbers.contains(&chunk.segment));
+        self.bytes = self.chunks.iter().map(|chunk| chunk.bytes).sum();
     }
 
     /// Forgets what is delivered: whole chunks from the oldest on.
@@ -286,6 +309,8 @@ pub(crate) struct State {
     pub(crate) memory: MemoryTail,
     /// A closed segment has nothing left, or one was found damaged.
     pub(crate) release: bool,
+    /// A closed segment waits for a declaration to be durable.
+    pub(crate) gaps: bool,
     /// The first segment that was rewritten since the reader last began anew: what is in it was perhaps passed by.
     pub(crate) rewritten: Option<u64>,
     /// Segments that were being thinned are done, or could not be.
@@ -325,6 +350,7 @@ impl State {
             tail: None,
             memory: MemoryTail::default(),
             release,
+            gaps: false,
             rewritten: None,
             thinned: false,
             cursor_changed: false,
@@ -600,7 +626,9 @@ impl Shared {
             }
             return;
         }
-        let Some(segment) = state.segments.get_mut(&number) else { return };
+        // What was rewritten in the meantime has other records under the same numbers.
+        let same = |segment: &&mut SegmentState| place(segment.id()) == number;
+        let Some(segment) = state.segments.get_mut(&(number & NUMBER_MASK)).filter(same) else { return };
         let mut news = false;
         for &seq in seqs {
             news |= segment.settle(lane, seq);

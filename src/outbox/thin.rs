@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use foldhash::HashMap;
 
+use super::pending::{boxed_bytes, text_bytes};
+
 use crate::reading::{Aggregate, Batch, Field, Measurement, Name, Origin, Reading, Record, Stamp, TimeQuality, Value};
 use crate::sum::Sum;
 
@@ -158,6 +160,14 @@ impl Thinner {
         if earlier(values.last, at) {
             values.last = at;
         }
+    }
+
+    /// Bytes of memory that it takes, about.
+    pub(crate) fn bytes(&self) -> u64 {
+        let texts: usize = self.kept.fields.iter().map(|field| text_bytes(&field.value)).sum();
+        let records: usize = self.kept.records.iter().map(boxed_bytes).sum();
+        let kept = self.kept.records.len() * size_of::<Record>() + self.kept.fields.len() * size_of::<Field>();
+        (texts + records + kept + self.steps.len() * (size_of::<Values>() + 32)) as u64
     }
 
     /// What stands for all of it: what stayed, in its order, then the aggregates by time.

@@ -269,6 +269,8 @@ impl<S: Source, C: Connect> Drain<S, C> {
     fn turn(&mut self, now: Instant) {
         self.take_reports(now);
         self.settle_burials();
+        // At once: with the last record in flight of a segment goes what keeps it as it is.
+        self.tell_source();
         self.look_after_sink(now);
         self.try_parked(now);
         self.tell_source();

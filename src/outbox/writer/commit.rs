@@ -15,7 +15,7 @@ impl Writer {
         let first_of_segment = self.commits == 0;
         let receipts = self.receipts(shared, block, first_of_segment);
         let skipped = self.skipped(&chunks, first);
-        let cursor = self.cursor(shared, first_of_segment || cursor_must, &skipped);
+        let cursor = self.cursor(shared, first_of_segment || cursor_must, &skipped, block.number);
         let has_cursor = cursor.is_some();
         let journal = self.journal(block).map_err(CommitError::Journal)?;
         let has_journal = !journal.is_empty();
@@ -124,14 +124,20 @@ impl Writer {
     }
 
     /// The cursor, if it has changed and belongs into this commit.
-    pub(super) fn cursor(&self, shared: &Shared, must: bool, skipped: &[(u8, u64, u64)]) -> Option<Vec<CursorEntry>> {
+    pub(super) fn cursor(
+        &self,
+        shared: &Shared,
+        must: bool,
+        skipped: &[(u8, u64, u64)],
+        number: u64,
+    ) -> Option<Vec<CursorEntry>> {
         let mut state = shared.lock();
         let committing = state.hold.committing.as_ref().and_then(|committing| committing.progress.as_ref());
         let must = must || committing.is_some() || !skipped.is_empty();
         if !state.cursor_changed && !must {
             return None;
         }
-        let mut entries = cursor_entries(&state);
+        let mut entries = cursor_entries(&state, number);
         if let Some((number, tail)) = state.segments.iter().next_back().filter(|_| committing.is_some()) {
             // What of this commit is delivered already, and what it skips, counts with it.
             let raw = Lane::Raw.index();
@@ -263,6 +269,7 @@ impl Writer {
         if let (Some(segment), Some(open)) = (state.segments.get_mut(&number), &self.segment) {
             segment.entry.bytes = open.disk_bytes();
         }
+        state.release |= state.gaps;
         drop(guard);
         self.keep_from = number;
         if block.number >= self.declared_at {
@@ -288,11 +295,13 @@ impl Writer {
     }
 }
 
-/// How far all segments are delivered that are partly delivered.
-pub(super) fn cursor_entries(state: &State) -> Vec<CursorEntry> {
+/// How far all segments are delivered that are partly delivered, for the commit of the appends up to `upto`: what was lost
+/// is not settled before what declares it.
+pub(super) fn cursor_entries(state: &State, upto: u64) -> Vec<CursorEntry> {
     let mut entries = Vec::new();
     // That a kept segment is delivered stands in the manifest.
-    for (number, segment) in state.segments.iter().filter(|(_, segment)| segment.entry.delivered.is_none()) {
+    let told = |segment: &SegmentState| segment.entry.delivered.is_none() && segment.gap_at <= upto;
+    for (number, segment) in state.segments.iter().filter(|(_, segment)| told(segment)) {
         for lane in Lane::ALL {
             let Some(progress) = segment.progress[lane.index()].as_ref().filter(|progress| progress.count() > 0) else {
                 continue;

@@ -15,13 +15,21 @@ impl Writer {
         let mut state = shared.lock();
         let needed_from = self.needed_from(&state);
         let now_ms = clock::wall_ms();
+        let durable = *shared.durable.borrow();
+        let mut waits = false;
         let old = state.segments.range_mut(..needed_from);
-        let done = old.filter(|(_, old)| old.missing() == 0 && remains_ms(shared, old, now_ms).is_none());
-        done.map(|(number, segment)| {
+        let old = old.filter(|(_, old)| old.missing() == 0 && remains_ms(shared, old, now_ms).is_none());
+        let declared = old.filter(|(_, old)| {
+            waits |= old.gap_at > durable;
+            old.gap_at <= durable
+        });
+        let done = declared.map(|(number, segment)| {
             segment.leaving = true;
             *number
-        })
-        .collect()
+        });
+        let done = done.collect();
+        state.gaps = waits;
+        done
     }
 
     /// Deletes the oldest segment that is kept, because room is needed; whether there was one.
@@ -30,7 +38,8 @@ impl Writer {
             let mut state = shared.lock();
             let needed_from = self.needed_from(&state);
             let mut old = state.segments.range_mut(..needed_from);
-            old.find(|(_, segment)| segment.missing() == 0).map(|(number, segment)| {
+            let durable = *shared.durable.borrow();
+            old.find(|(_, segment)| segment.missing() == 0 && segment.gap_at <= durable).map(|(number, segment)| {
                 segment.leaving = true;
                 *number
             })

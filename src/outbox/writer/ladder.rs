@@ -143,7 +143,8 @@ impl Writer {
             let (gaps, given_up) = group[0].give_up(drop, cause, None);
             Ok(Rewritten { entry: None, gaps, given_up, thinned: 0, aggregates: 0 })
         } else {
-            let plan = Plan { group: group.to_vec(), drop, cause, thin: None, at: clock::stamp() };
+            let plan =
+                Plan { group: group.to_vec(), drop, cause, thin: None, kept_bytes_max: u64::MAX, at: clock::stamp() };
             rewrite::rewrite(&shared.directory, &shared.keys, &plan, &mut self.cutter)
         };
         let rewritten = match rewritten {
@@ -171,13 +172,14 @@ impl Writer {
     /// Puts what was made in the place of the group, which is claimed.
     fn adopt(&mut self, shared: &Shared, group: &[Source], made: Rewritten) -> Result<(), CommitError> {
         let numbers: Vec<u64> = group.iter().map(|source| source.entry.number).collect();
-        let path =
-            made.entry.as_ref().map(|entry| recovery::segment_path(&shared.directory, entry.number, entry.generation));
+        let new = made.entry.as_ref().map(|entry| (entry.number, entry.generation));
         let done = self.replace(shared, &numbers, made.entry, &made.gaps);
-        if let (Err(_), Some(path)) = (&done, path) {
-            // No manifest names it. (If one does after all, the next start finds a segment without its directory; a
-            // manifest that could not be replaced is the old one.)
-            let _ = fs::remove_dir_all(path);
+        if done.is_err()
+            && let Some(new) = new
+            && Manifest::read(&shared.directory).is_ok_and(|manifest| manifest.is_some_and(|known| !known.names(new)))
+        {
+            // Half of a replacement may have come to the disk: then either may be the one that a start finds.
+            let _ = fs::remove_dir_all(recovery::segment_path(&shared.directory, new.0, new.1));
         }
         done
     }
@@ -223,6 +225,13 @@ impl Writer {
                 );
                 crate::outbox::reader::lose(shared, *segment, lost);
             }
+            // The reader says what is lost once it comes to it; until then it is not rewritten.
+            RewriteError::Unreadable { segment, reason } => {
+                error!(segment = segment.0, "a segment of the outbox is damaged: {reason}");
+                if let Some(segment) = shared.lock().segments.get_mut(&segment.0) {
+                    segment.entry.damaged = true;
+                }
+            }
             error => {
                 if let Some(suppressed) = self.trouble.pass(clock::instant()) {
                     let segment = group.first().map_or(0, |source| source.entry.number);
@@ -230,8 +239,12 @@ impl Writer {
                 }
             }
         }
+        let failed = match error {
+            RewriteError::Short { segment, .. } | RewriteError::Unreadable { segment, .. } => Some(*segment),
+            _ => None,
+        };
         let mut state = shared.lock();
-        for source in group {
+        for source in group.iter().filter(|source| failed.is_none_or(|failed| failed == source.id())) {
             if let Some(segment) = state.segments.get_mut(&source.entry.number) {
                 segment.thin_enough = true;
             }
@@ -247,14 +260,14 @@ impl Writer {
         let mut before: Option<&SegmentState> = None;
         for (_, segment) in state.segments.range(..self.needed_from(&state)) {
             let may = segment.missing_of(Lane::Raw) > 0
-                && !segment.entry.thinned
+                && segment.entry.thinned.is_none()
                 && !segment.thin_enough
                 && !segment.entry.damaged
                 && segment.is_free();
             let fits = may && group.first().is_none_or(|first| first.entry.run == segment.entry.run);
             if fits {
                 let little = |before: &&SegmentState| {
-                    before.entry.thinned
+                    before.entry.thinned.is_some()
                         && before.is_free()
                         && !before.entry.damaged
                         && before.entry.run == segment.entry.run
@@ -265,7 +278,8 @@ impl Writer {
             }
             before = Some(segment);
             let ended = !fits && !group.is_empty();
-            if ended || group.len() >= most {
+            let kept: u64 = group.iter().map(|source| source.entry.sizes[0] + source.entry.sizes[1]).sum();
+            if ended || group.len() >= most || kept >= shared.settings.segment_bytes {
                 break;
             }
         }
@@ -276,8 +290,10 @@ impl Writer {
 
     fn thin_plan(&self, shared: &Shared) -> Option<Plan> {
         let group = self.thin_group(shared);
-        let thin = Some(shared.settings.ladder.thin_step);
-        (!group.is_empty()).then(|| Plan { group, drop: [false; 3], cause: "thinned", thin, at: clock::stamp() })
+        let (thin, is_empty) = (Some(shared.settings.ladder.thin_step), group.is_empty());
+        let kept_bytes_max = 2 * shared.settings.segment_bytes;
+        let plan = || Plan { group, drop: [false; 3], cause: "thinned", thin, kept_bytes_max, at: clock::stamp() };
+        (thin.is_some() && !is_empty).then(plan)
     }
 
     /// Thins while the commits wait: there is no room for them.
@@ -318,6 +334,7 @@ impl Writer {
 
     /// Waits for what is being thinned and puts it in its place; whether that gave room back.
     pub(super) fn finish_thinning(&mut self, shared: &Shared) -> Result<bool, CommitError> {
+        shared.lock().thinned = false;
         let Some(Thinning { group, thread }) = self.thinning.take() else { return Ok(false) };
         let made = thread.join().unwrap_or_else(|_| Err(RewriteError::Content("the thread panicked".to_owned())));
         self.take_thinned(shared, &group, made)
@@ -338,12 +355,14 @@ impl Writer {
         };
         let held: u64 = group.iter().map(|source| source.entry.bytes).sum();
         let gains = made.entry.as_ref().is_none_or(|entry| entry.bytes < held);
-        let path =
-            made.entry.as_ref().map(|entry| recovery::segment_path(&shared.directory, entry.number, entry.generation));
+        let new = made.entry.as_ref().map(|entry| (entry.number, entry.generation));
+        let path = new.map(|(number, generation)| recovery::segment_path(&shared.directory, number, generation));
         if !gains || !self.claim(shared, group) {
             // It would take as much as before, or the uplink has begun with it.
-            path.map(fs::remove_dir_all);
             let mut state = shared.lock();
+            if let Some(path) = path.filter(|_| !new.is_some_and(|new| state.holds(new))) {
+                let _ = fs::remove_dir_all(path);
+            }
             for source in group.iter().filter(|_| !gains) {
                 if let Some(segment) = state.segments.get_mut(&source.entry.number) {
                     segment.thin_enough = true;
@@ -369,6 +388,10 @@ impl Writer {
     pub(super) fn expire(&mut self, shared: &Shared) -> Result<(), CommitError> {
         let (now, stamp) = (clock::instant(), clock::stamp());
         self.expired = Some(now);
+        // What is being thinned is among the oldest, and goes to the same directory.
+        if self.thinning.is_some() {
+            return Ok(());
+        }
         // A clock that was just set has to keep step with the monotonic one for a while first.
         let offset = stamp.wall_ms.saturating_sub_unsigned(stamp.monotonic_ms);
         let (known, mut set_at) = self.offset.unwrap_or((offset, None));
@@ -385,10 +408,11 @@ impl Writer {
             let age = stamp.wall_ms.saturating_sub(entry.newest[lane.index()]?);
             Some(u128::try_from(age).is_ok_and(|age| age > age_max.as_millis()))
         };
+        let mut passed = 0;
         for _ in 0..EXPIRE_SEGMENTS_MAX {
             let found = {
                 let state = shared.lock();
-                let mut old = state.segments.range(..self.needed_from(&state));
+                let mut old = state.segments.range(passed..self.needed_from(&state).max(passed));
                 old.find_map(|(_, segment)| {
                     let drop = Lane::ALL
                         .map(|lane| segment.missing_of(lane) > 0 && expired(&segment.entry, lane).unwrap_or(false));
@@ -397,9 +421,8 @@ impl Writer {
                 })
             };
             let Some((source, drop)) = found else { break };
-            if !self.give_up(shared, &[source], drop, "expired")? {
-                break;
-            }
+            passed = source.entry.number + 1;
+            self.give_up(shared, &[source], drop, "expired")?;
         }
         Ok(())
     }

@@ -138,6 +138,7 @@ impl Writer {
         let mut state = shared.lock();
         if written.is_ok() {
             state.segments.retain(|number, _| !numbers.contains(number));
+            state.memory.drop_segments(numbers);
             if let Some(entry) = entry {
                 state.rewritten = Some(state.rewritten.map_or(entry.number, |other| other.min(entry.number)));
                 state.segments.insert(entry.number, SegmentState::new(entry));
