@@ -533,7 +533,14 @@ mod tests {
         let mut segment = Segment::create(path, "run", &keys()).unwrap();
         segment.commit(&KEYS.map(|key| (key, vec![key.number as u8; 100]))).unwrap();
         drop(segment);
-        config(path).open().unwrap()
+        // sled lets its lock go a moment later.
+        let open = || {
+            config(path).open().or_else(|error| {
+                std::thread::sleep(Duration::from_millis(20));
+                Err(error)
+            })
+        };
+        (0..200).find_map(|_| open().ok()).unwrap()
     }
 
     /// What is left of it after `change`: the numbers of the values, and the damage.

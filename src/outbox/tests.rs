@@ -142,17 +142,33 @@ fn directories(rig: &Rig) -> usize {
     entries.filter(|entry| entry.file_name().len() == 16).count()
 }
 
+/// A copy of a directory as it is at one moment: two copies, one after the other, that are the same.
+fn snapshot(of: &Path) -> TempDir {
+    let copy = || {
+        let image = tempfile::tempdir().unwrap();
+        let mut command = std::process::Command::new("cp");
+        command.arg("-a").arg(of.join(".")).arg(image.path()).stderr(std::process::Stdio::null());
+        command.status().unwrap().success().then_some(image)
+    };
+    let same = |one: &TempDir, two: &TempDir| {
+        let mut command = std::process::Command::new("diff");
+        command.arg("-rq").args([one.path(), two.path()]).stdout(std::process::Stdio::null());
+        command.status().unwrap().success()
+    };
+    for _ in 0..200 {
+        if let (Some(one), Some(two)) = (copy(), copy())
+            && same(&one, &two)
+        {
+            return one;
+        }
+    }
+    panic!("the outbox never rests");
+}
+
 /// Ends the outbox as a crash would: nothing more is written, the locks go.
 fn crash(rig: &mut Rig, outbox: Outbox, closer: Closer) {
     // The files as they are at this moment, in a directory of their own: what a restart would find.
-    let image = tempfile::tempdir().unwrap();
-    let copy = || {
-        let mut command = std::process::Command::new("cp");
-        command.arg("-a").arg(rig.dir.path().join(".")).arg(image.path()).stderr(std::process::Stdio::null());
-        command.status().unwrap().success()
-    };
-    // A file may be renamed while it is copied; an instant later it is not.
-    assert!((0..20).any(|_| copy()));
+    let image = snapshot(rig.dir.path());
     drop(outbox);
     closer.close().unwrap();
     rig.dir = image;

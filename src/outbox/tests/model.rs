@@ -545,29 +545,6 @@ impl Run {
     }
 }
 
-/// A copy of a directory as it is at one moment: two copies, one after the other, that are the same.
-fn snapshot(of: &Path) -> TempDir {
-    let copy = || {
-        let image = tempfile::tempdir().unwrap();
-        let mut command = std::process::Command::new("cp");
-        command.arg("-a").arg(of.join(".")).arg(image.path()).stderr(std::process::Stdio::null());
-        command.status().unwrap().success().then_some(image)
-    };
-    let same = |one: &TempDir, two: &TempDir| {
-        let mut command = std::process::Command::new("diff");
-        command.arg("-rq").args([one.path(), two.path()]).stdout(std::process::Stdio::null());
-        command.status().unwrap().success()
-    };
-    for _ in 0..200 {
-        if let (Some(one), Some(two)) = (copy(), copy())
-            && same(&one, &two)
-        {
-            return one;
-        }
-    }
-    panic!("the outbox never rests");
-}
-
 fn run(case: &Case) -> Checked {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
