@@ -159,7 +159,10 @@ impl Reader {
                     left_out = true;
                     break;
                 }
-                if let Some((first, batch)) = state.memory.find(segment, lane, seq) {
+                // In memory is what was stored: what was rewritten may have other records under the same numbers.
+                if info.entry.generation == 0
+                    && let Some((first, batch)) = state.memory.find(segment, lane, seq)
+                {
                     let next = first + batch.len() as u64;
                     self.at[lane.index()] = At { segment, generation: info.entry.generation, number: next };
                     return Next::Ready(Arc::new(info.stored(lane, first, batch)));
@@ -263,7 +266,10 @@ impl Reader {
         if let Some(info) = self.shared.lock().segments.get(&number).filter(of_head) {
             for lane in Lane::ALL {
                 if let Some(range) = info.entry.lanes[lane.index()] {
-                    lost.extend(missing_in(&head.whole, lane, range).into_iter().map(|range| (lane, range)));
+                    // What was rewritten has left out what was delivered.
+                    let waits = |gap: &Range| (gap.first..=gap.last).any(|number| !info.is_delivered(lane, number));
+                    let missing = missing_in(&head.whole, lane, range).into_iter();
+                    lost.extend(missing.filter(|gap| generation == 0 || waits(gap)).map(|range| (lane, range)));
                 }
             }
         }
