@@ -185,7 +185,10 @@ impl Reader {
                     left_out = true;
                     break;
                 }
-                if let Some((first, batch)) = state.memory.find(segment, lane, seq) {
+                // In memory is what was stored: what was rewritten may have other records under the same numbers.
+                if info.entry.generation == 0
+                    && let Some((first, batch)) = state.memory.find(segment, lane, seq)
+                {
                     let next = first + batch.len() as u64;
                     self.at[lane.index()] = At::behind(segment, info, next);
                     return Next::Ready(Arc::new(info.stored(lane, first, batch, number)));

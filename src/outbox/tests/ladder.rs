@@ -175,8 +175,38 @@ async fn a_full_disk_takes_the_oldest_raw_records_and_leaves_the_aggregates() {
 }
 
 #[tokio::test]
+async fn what_was_delivered_before_a_segment_was_rewritten_is_no_damage_of_it() {
+    let mut rig = rig(WhenFull::DropOldest);
+    let (outbox, closer) = rig.open();
+    fill(&mut rig, &outbox, 60).await;
+    let (_, _, all) = drain(&mut outbox.reader()).await;
+    let of_aggregates = all.into_iter().filter(|stored| stored.lane == Lane::Aggregate);
+    let every_second: Vec<_> = of_aggregates.filter(|stored| stored.first_seq % 2 == 0).collect();
+    assert!(every_second.iter().all(|stored| stored.batch.len() == 1));
+    deliver(&outbox, &every_second);
+    drop(every_second);
+    fill(&mut rig, &outbox, 600).await;
+    assert!(rig.count(Count::Evicted, "raw") > 3_000, "the first ones were rewritten without their readings");
+    let consumer = consume(&outbox).await;
+    assert_eq!(consumer.windows.len(), 630);
+    assert_eq!(consumer.given_up("damaged"), 0);
+    closer.close().unwrap();
+    assert_eq!((rig.count(Count::Damaged, "aggregate"), rig.count(Count::Quarantined, "")), (0, 0));
+}
+
+#[tokio::test]
 async fn thinning_keeps_every_value_in_a_coarser_form() {
+    thin_all(16 << 10).await;
+}
+
+#[tokio::test]
+async fn what_is_thinned_is_not_given_from_memory_as_it_was_before() {
+    thin_all(256 << 20).await;
+}
+
+async fn thin_all(memory_tail_bytes: usize) {
     let mut rig = rig(WhenFull::Thin);
+    rig.settings.memory_tail_bytes = memory_tail_bytes;
     let (outbox, closer) = rig.open();
     fill(&mut rig, &outbox, 340).await;
     assert!(outbox.backlog().bytes <= rig.settings.size_max);
