@@ -534,13 +534,8 @@ mod tests {
         segment.commit(&KEYS.map(|key| (key, vec![key.number as u8; 100]))).unwrap();
         drop(segment);
         // sled lets its lock go a moment later.
-        let open = || {
-            config(path).open().or_else(|error| {
-                std::thread::sleep(Duration::from_millis(20));
-                Err(error)
-            })
-        };
-        (0..200).find_map(|_| open().ok()).unwrap()
+        let open = |_| config(path).open().map_err(|_| std::thread::sleep(Duration::from_millis(20))).ok();
+        (0..200).find_map(open).unwrap()
     }
 
     /// What is left of it after `change`: the numbers of the values, and the damage.
