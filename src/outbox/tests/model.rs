@@ -317,9 +317,7 @@ impl Run {
             Op::Restart(key) => self.restart(key, false)?,
             Op::Crash(key) => self.restart(key, true)?,
         }
-        if self.outbox.wants_checkpoint() {
-            self.outbox.checkpoint(self.model.journal.0.to_le_bytes().to_vec());
-        }
+        self.give_checkpoint();
         self.look();
         let damaged: u64 = Lane::ALL.iter().map(|lane| self.rig.count(Count::Damaged, lane.as_str())).sum();
         hold!(damaged == 0, "{damaged} taken for damaged");
@@ -329,6 +327,13 @@ impl Run {
         let most = self.model.waiting_at_most() + self.model.delivered_at_crash.len() as u64 + 1_000;
         hold!(backlog.records <= most, "{backlog:?}, and only {most} can wait");
         Ok(())
+    }
+
+    /// What is asked for: until then the journal holds segments back.
+    fn give_checkpoint(&self) {
+        if self.outbox.wants_checkpoint() {
+            self.outbox.checkpoint(self.model.journal.0.to_le_bytes().to_vec());
+        }
     }
 
     fn append(&mut self, raw: usize, aggregates: usize, journal: bool) {
@@ -521,6 +526,8 @@ impl Run {
             hold!(start.elapsed() < PATIENCE * 2, "it does not drain: {:?}", self.outbox.backlog());
         }
         hold!(*self.outbox.durable().borrow() >= self.appended);
+        // Of the last operations' commits too, which may have come after them.
+        self.give_checkpoint();
         for (at, evicted) in self.evicted().into_iter().enumerate() {
             self.model.evicted[at].0 += evicted;
             self.model.evicted[at].1 += evicted;
