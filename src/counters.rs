@@ -56,6 +56,8 @@ counts! {
     SubscriptionsRefused = "subscriptions_refused_total", "source";
     /// Bytes of noise skipped on a serial line.
     NoiseBytes = "noise_bytes_total", "source";
+    /// Serial frames dropped because the outbox had no room for what was read before them.
+    FramesDropped = "frames_dropped_total", "source";
     /// Serial frames dropped because they were longer than the limit.
     FramesTooLong = "frames_too_long_total", "source";
     /// Inputs that could not become a reading, by reason.

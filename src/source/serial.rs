@@ -2,7 +2,8 @@
 //! The only file that names tokio-serial.
 //!
 //! Invariants: the task never ends but by `stop`; at most [`PENDING_BYTES_MAX`] of what was read waits to become durable,
-//! then the port is no longer read; whatever is skipped is counted. A read of no bytes means unplugged: the descriptor is
+//! then lines are dropped, counted, because a device on a wire does not wait, and what the kernel drops nobody counts;
+//! whatever is skipped is counted. A read of no bytes means unplugged: the descriptor is
 //! closed at once, or the adapter could not come back under its old name.
 
 use std::collections::VecDeque;
@@ -18,6 +19,7 @@ use crate::clock;
 use crate::config::{Parity, Serial};
 use crate::counters::{Count, Counter, Counters};
 use crate::intake::Intake;
+use crate::log::Throttle;
 use crate::reading::Frames;
 use crate::status::Link;
 
@@ -141,6 +143,8 @@ struct Reader<'a, A> {
     pending: Pending,
     noise: Counter,
     too_long: Counter,
+    dropped: Counter,
+    trouble: Throttle,
 }
 
 impl<'a, A: FnMut(&Frames) -> u64> Reader<'a, A> {
@@ -153,6 +157,8 @@ impl<'a, A: FnMut(&Frames) -> u64> Reader<'a, A> {
             pending: Pending { durable, waiting: VecDeque::new(), bytes: 0 },
             noise: counters.counter(Count::NoiseBytes, &settings.name),
             too_long: counters.counter(Count::FramesTooLong, &settings.name),
+            dropped: counters.counter(Count::FramesDropped, &settings.name),
+            trouble: Throttle::new(Duration::from_secs(60)),
         }
     }
 
@@ -184,11 +190,6 @@ impl<'a, A: FnMut(&Frames) -> u64> Reader<'a, A> {
             got_any = true;
             self.take(&mut lines, bytes);
             let busy = bytes.len() >= BUSY_BYTES;
-            tokio::select! {
-                biased;
-                () = stopped(stop) => break End::Stopped,
-                () = self.pending.room() => {}
-            }
             if !busy && timeout(READ_INTERVAL, stopped(stop)).await.is_ok() {
                 break End::Stopped;
             }
@@ -211,7 +212,20 @@ impl<'a, A: FnMut(&Frames) -> u64> Reader<'a, A> {
             }
         });
         self.noise.add(lines.take_noise());
-        if !self.frames.is_empty() {
+        if self.frames.is_empty() {
+            return;
+        }
+        self.pending.settled();
+        if self.pending.bytes > PENDING_BYTES_MAX {
+            self.dropped.add(self.frames.len() as u64);
+            if let Some(suppressed) = self.trouble.pass(clock::instant()) {
+                tracing::warn!(
+                    port = self.port,
+                    suppressed,
+                    "lines are dropped: nothing more can be stored until the outbox has room"
+                );
+            }
+        } else {
             let number = (self.accept)(&self.frames);
             self.pending.add(number, self.frames.bytes());
         }
@@ -241,16 +255,6 @@ impl Pending {
         let durable = *self.durable.borrow_and_update();
         while let Some((_, bytes)) = self.waiting.pop_front_if(|(number, _)| *number <= durable) {
             self.bytes -= bytes;
-        }
-    }
-
-    /// Returns when no more waits than may wait. If the outbox is gone it never does: only a stop helps then.
-    async fn room(&mut self) {
-        while self.bytes > PENDING_BYTES_MAX {
-            if self.durable.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-            self.settled();
         }
     }
 
@@ -369,7 +373,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn reading_waits_while_too_much_is_not_durable() {
+    async fn while_too_much_is_not_durable_lines_are_dropped_and_counted() {
         let rig = Rig::new();
         rig.durable.send_replace(0);
         let (mut device, port) = tokio::io::duplex(64 * 1024);
@@ -379,18 +383,18 @@ mod tests {
             for _ in 0..total {
                 device.write_all(line.as_bytes()).await.unwrap();
             }
+            // The outbox has room again: the next line is taken.
+            rig.durable.send_replace(u64::MAX);
+            sleep(Duration::from_millis(50)).await;
+            device.write_all(line.as_bytes()).await.unwrap();
             drop(device);
         };
-        let commit = async {
-            sleep(Duration::from_millis(800)).await;
-            let held = rig.lines.lock().unwrap().len();
-            assert!(held < total / 2, "{held} of {total} were read");
-            rig.durable.send_replace(u64::MAX);
-        };
-        let all = async { tokio::join!(rig.read(port), write, commit) };
-        let ((end, _), ..) = timeout(Duration::from_secs(60), all).await.unwrap();
+        let all = async { tokio::join!(rig.read(port), write) };
+        let ((end, _), ()) = timeout(Duration::from_secs(60), all).await.unwrap();
         assert_eq!(end, End::Lost("unplugged".to_owned()));
-        assert_eq!(rig.lines.lock().unwrap().len(), total);
+        let (taken, dropped) = (rig.lines.lock().unwrap().len(), rig.count(Count::FramesDropped) as usize);
+        assert_eq!(taken + dropped, total + 1);
+        assert!(dropped > total / 2 && taken > total / 8, "{taken} taken, {dropped} dropped");
     }
 
     #[tokio::test]
