@@ -10,6 +10,7 @@ use comfy_table::{CellAlignment, Table};
 
 use super::fail;
 use crate::config::{Loaded, Purpose};
+use crate::outbox::Lane;
 use crate::status::report::Report;
 use crate::status::socket;
 
@@ -43,9 +44,11 @@ fn table(report: &Report) -> String {
     // Writing to a string cannot fail.
     let _ = writeln!(text, "gateway {gateway}, tidegate {version}, run {run}, up {}\n", duration(*uptime_s));
     let oldest = backlog.oldest.as_ref().map(|oldest| format!(", the oldest of {oldest}")).unwrap_or_default();
-    let lanes: Vec<String> = backlog.lanes.iter().map(|(lane, records)| format!("{records} {lane}")).collect();
-    let lanes =
-        if lanes.is_empty() || backlog.records == 0 { String::new() } else { format!(" ({})", lanes.join(", ")) };
+    // In falling priority, and only what waits.
+    let lanes = Lane::ALL.into_iter().filter_map(|lane| Some((lane, *backlog.lanes.get(lane.as_str())?)));
+    let lanes = lanes.filter(|(_, records)| *records > 0).map(|(lane, records)| format!("{records} {}", lane.as_str()));
+    let lanes: Vec<String> = lanes.collect();
+    let lanes = if lanes.is_empty() { String::new() } else { format!(" ({})", lanes.join(", ")) };
     let _ = writeln!(
         text,
         "backlog  {} records{lanes}{oldest}; {} on disk in {} segments",
