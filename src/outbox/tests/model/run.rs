@@ -55,7 +55,7 @@ impl Run {
         rig.settings.ladder.max_age[Lane::Raw.index()] = case.expires.then_some(Duration::from_secs(3_600));
         rig.settings.persist = if case.holds { Persist::WhenBehind } else { Persist::Always };
         rig.settings.hold = Duration::from_millis(50);
-        let (outbox, closer, _) = Self::open(&rig);
+        let (outbox, closer, _) = Self::open(&rig)?;
         let reader = outbox.reader();
         let mut run = Self {
             rig,
@@ -74,16 +74,16 @@ impl Run {
         Ok(run)
     }
 
-    fn open(rig: &Rig) -> (Outbox, Closer, Left) {
+    fn open(rig: &Rig) -> Checked<(Outbox, Closer, Left)> {
         let options = Options { data_dir: rig.dir.path().to_owned(), receipts_max: 20, machine: "m".to_owned() };
         for _ in 0..400 {
             match Outbox::open(&rig.settings, &options, &rig.counters) {
                 // A thread of this process may still read a segment for the reader of before; another process has none.
                 Err(OpenError::Segment(SegmentError::Locked { .. })) => std::thread::sleep(Duration::from_millis(10)),
-                opened => return opened.unwrap(),
+                opened => return opened.map_err(|error| TestCaseError::fail(error.to_string())),
             }
         }
-        panic!("a segment stays locked");
+        Err(TestCaseError::fail("a segment stays locked"))
     }
 
     /// By lane, what was given up for room or for its age; and how many readings were thinned.
@@ -291,7 +291,7 @@ impl Run {
         hold!(self.rig.count(Count::Quarantined, "") == 0);
         self.rig.counters = Counters::default();
         self.rig.settings.encryption = encryption(key);
-        let (outbox, closer, left) = Self::open(&self.rig);
+        let (outbox, closer, left) = Self::open(&self.rig)?;
         let mut journal = left.checkpoint.map_or(0, |bytes| u64::from_le_bytes(bytes[..8].try_into().unwrap()));
         for (number, piece) in left.journal {
             hold!(piece == vec![number as u8; 40], "piece {number} of the journal");
