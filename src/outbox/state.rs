@@ -601,8 +601,10 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// Lets another gateway have the data directory.
+    /// Lets another gateway have the data directory, and its newest segment, whoever still has a handle of this outbox: a
+    /// writer that had to give up at the end leaves that one open.
     pub(crate) fn unlock(&self) {
+        self.lock().tail = None;
         self.data_dir_lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 

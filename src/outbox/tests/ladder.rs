@@ -324,3 +324,25 @@ async fn a_reader_that_has_passed_what_is_then_thinned_is_told_to_begin_anew() {
     assert_eq!(outbox.backlog().records, 0);
     closer.close().unwrap();
 }
+
+#[tokio::test]
+async fn a_full_outbox_that_could_not_store_its_last_records_lets_go_of_the_newest_segment() {
+    let mut rig = rig(WhenFull::Block);
+    rig.settings.persist = config::Persist::Always;
+    let (outbox, closer) = rig.open();
+    while outbox.backlog().records < 50_000 {
+        let mut raw = wide(&mut rig, 500);
+        let number = outbox.append(Lane::Raw, &mut raw, None, &[]);
+        let mut watch = outbox.durable();
+        let reached = watch.wait_for(|durable| *durable >= number);
+        if tokio::time::timeout(Duration::from_secs(2), reached).await.is_err() {
+            break;
+        }
+    }
+    closer.close().unwrap_err();
+    // With a handle of the old one still there.
+    let (again, closer) = rig.open();
+    drop(outbox);
+    deliver(&again, &drain(&mut again.reader()).await.2);
+    closer.close().unwrap();
+}
