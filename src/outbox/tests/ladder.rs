@@ -346,3 +346,31 @@ async fn a_full_outbox_that_could_not_store_its_last_records_lets_go_of_the_newe
     deliver(&again, &drain(&mut again.reader()).await.2);
     closer.close().unwrap();
 }
+
+#[tokio::test]
+async fn journal_that_waits_for_its_checkpoint_does_not_stop_the_commits_that_this_waits_for() {
+    // The least that the configuration allows: an eighth of it is a segment.
+    let mut rig = rig(WhenFull::DropOldest);
+    rig.settings.size_max = 4 << 20;
+    rig.settings.segment_bytes = 512 << 10;
+    let (outbox, closer) = rig.open();
+    outbox.begin_journal(b"nothing yet").unwrap();
+    let mut last = 0;
+    for number in 1..=240 {
+        let mut raw = wide(&mut rig, 100);
+        let journal = [(number, vec![7; 200])];
+        last = outbox.append_all(Append { raw: Some(&mut raw), journal: &journal, ..Append::default() });
+    }
+    outbox.checkpoint(b"all of it".to_vec());
+    durable(&outbox, last).await;
+    // The bound holds again with the next segments.
+    for _ in 0..40 {
+        let mut raw = wide(&mut rig, 100);
+        durable(&outbox, outbox.append(Lane::Raw, &mut raw, None, &[])).await;
+    }
+    assert!(outbox.backlog().bytes <= rig.settings.size_max, "{:?}", outbox.backlog());
+    let consumer = consume(&outbox).await;
+    consumer.assert_complete();
+    assert!(consumer.known_raw() >= 28_000);
+    closer.close().unwrap();
+}

@@ -270,13 +270,14 @@ impl Writer {
             segment.entry.bytes = open.disk_bytes();
         }
         state.release |= state.gaps;
+        // Before anybody reads them: what is given is announced.
+        shared.announce(block.number);
         drop(guard);
         self.keep_from = number;
         if block.number >= self.declared_at {
             self.manifest.declared.clear();
         }
         self.write_witness(shared, number);
-        shared.announce(block.number);
         // Kept as a permit if nobody waits just now.
         shared.readable.notify_one();
     }

@@ -43,6 +43,11 @@ impl Writer {
                 || self.release_kept(shared)?
                 || (thins && (self.finish_thinning(shared)? || self.thin_now(shared)?))
                 || (gives_up && self.drop_lowest(shared)?);
+            // The state that would free it waits for what is to be committed: for a moment the bound gives way, by no more
+            // than what the sources may have pending.
+            if !done && self.journal_holds(shared) {
+                break;
+            }
             if !done {
                 return Err(CommitError::Full { bytes: stored_bytes(&shared.lock()), max: settings.size_max });
             }
@@ -51,6 +56,16 @@ impl Writer {
             self.thin_beside(shared);
         }
         Ok(())
+    }
+
+    /// Whether only journal keeps segments that could go otherwise. A checkpoint frees them, and that comes after the commit
+    /// of what it includes.
+    fn journal_holds(&self, shared: &Shared) -> bool {
+        let gives_up = shared.settings.when_full != WhenFull::Block;
+        let state = shared.lock();
+        let from = self.needed_from(&state).min(self.keep_from);
+        let mut held = state.segments.range(from..self.keep_from).map(|(_, segment)| segment);
+        held.any(|segment| segment.missing() == 0 || (gives_up && segment.is_free()))
     }
 
     /// Gives up the oldest records of the lowest lane; whether there were any that it may give up.
