@@ -26,8 +26,9 @@ use roaring::RoaringBitmap;
 use super::manifest::Range;
 use super::pending::{BLOCK_BYTES, Block};
 use super::progress::Progress;
-use super::state::{SegmentState, State, stream_name};
-use super::{Lane, Stored, chunk};
+use super::segment::{Contents, Key};
+use super::state::{SegmentState, State, missing_in, stream_name};
+use super::{Lane, Stored, chunk, recovery};
 use crate::clock;
 use crate::config::{self, Persist};
 use crate::reading::{Batch, Name, Receipt, Record};
@@ -500,6 +501,25 @@ pub(crate) fn holes<'a>(all: impl Iterator<Item = &'a chunk::Extras>) -> Vec<(La
         .filter(|(_, first, last)| first <= last)
         .filter_map(|&(lane, first, last)| Some((Lane::from_byte(lane)?, Range { first, last })))
         .collect()
+}
+
+/// The same of all commits in a segment.
+pub(crate) fn holes_in(contents: &Contents) -> Vec<(Lane, Range)> {
+    holes(recovery::extras(contents, None).iter())
+}
+
+/// What of a lane should be there, cannot be read, and is not delivered: it is lost.
+pub(crate) fn lost_in(
+    whole: &[(Key, usize)],
+    holes: &[(Lane, Range)],
+    (lane, range): (Lane, Range),
+    progress: Option<&Progress>,
+) -> Vec<Range> {
+    // What is delivered is no loss: a commit that says of its holes may be among what is damaged, and what was rewritten
+    // has left it out.
+    let waits = |lost: &Range| progress.is_none_or(|progress| progress.first_missing(lost.first) <= lost.last);
+    let missing = without_holes(missing_in(whole, lane, range), lane, holes);
+    missing.into_iter().filter(waits).collect()
 }
 
 /// What is left of `missing` without the holes of that lane.

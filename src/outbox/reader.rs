@@ -18,7 +18,7 @@ use super::hold::{self, Held};
 use super::manifest::Range;
 use super::record::Names;
 use super::segment::{self, Contents, Key, SegmentError, SharedSegment};
-use super::state::{ChunkAt, SegmentState, Shared, State, missing_in};
+use super::state::{ChunkAt, SegmentState, Shared, State};
 use super::{Append, Lane, Stored, recovery};
 use crate::clock;
 use crate::reading::{Batch, Gap, Record};
@@ -185,10 +185,7 @@ impl Reader {
                     left_out = true;
                     break;
                 }
-                // In memory is what was stored: what was rewritten may have other records under the same numbers.
-                if info.entry.generation == 0
-                    && let Some((first, batch)) = state.memory.find(segment, lane, seq)
-                {
+                if let Some((first, batch)) = state.memory.find(segment, lane, seq) {
                     let next = first + batch.len() as u64;
                     self.at[lane.index()] = At::behind(segment, info, next);
                     return Next::Ready(Arc::new(info.stored(lane, first, batch, number)));
@@ -320,10 +317,9 @@ impl Reader {
             head.holes.iter().for_each(|(lane, hole)| info.settle_hole(*lane, *hole));
             for lane in Lane::ALL {
                 if let Some(range) = info.entry.lanes[lane.index()] {
-                    let missing = hold::without_holes(missing_in(&head.whole, lane, range), lane, &head.holes);
-                    // What is delivered is no loss: a commit that says of its holes may be among what is damaged.
-                    let waits = |lost: &Range| info.first_missing(lane, lost.first).is_some_and(|seq| seq <= lost.last);
-                    lost.extend(missing.into_iter().filter(waits).map(|range| (lane, range)));
+                    let progress = info.progress[lane.index()].as_ref();
+                    let missing = hold::lost_in(&head.whole, &head.holes, (lane, range), progress);
+                    lost.extend(missing.into_iter().map(|range| (lane, range)));
                 }
             }
         }
@@ -385,7 +381,7 @@ pub(crate) fn load(path: &Path, keys: &Keys) -> Result<Contents, SegmentError> {
 fn load_head(segment: (u64, u32), path: &Path, keys: &Keys) -> Result<Head, SegmentError> {
     let contents = load(path, keys)?;
     let whole = whole(&contents);
-    let holes = hold::holes(recovery::extras(&contents, None).iter());
+    let holes = hold::holes_in(&contents);
     Ok(Head { segment, values: contents.values, whole, holes, damage: contents.damage })
 }
 

@@ -22,7 +22,7 @@ use super::progress::Progress;
 use super::reader::{load, whole};
 use super::record::Names;
 use super::segment::{self, Contents, Key, Segment, SegmentError};
-use super::state::{SegmentState, missing_in, thinned_stream};
+use super::state::{SegmentState, thinned_stream};
 use super::thin::Thinner;
 use super::{Lane, hold, recovery};
 use crate::reading::Stamp;
@@ -175,7 +175,7 @@ pub(crate) fn rewrite(
             error => error.into(),
         })?;
         let whole = whole(&contents);
-        let lost = source.lost(&whole, &hold::holes(recovery::extras(&contents, None).iter()));
+        let lost = source.lost(&whole, &hold::holes_in(&contents));
         if !lost.is_empty() {
             return Err(RewriteError::Short { segment: source.id(), lost });
         }
@@ -267,14 +267,20 @@ fn store(path: &Path, run: &str, keys: &Keys, values: &[(Key, Vec<u8>)]) -> Resu
 }
 
 impl Source {
+    /// The whole chunks of a lane. What a failed commit left behind lies beyond the range: its records are elsewhere.
+    fn own<'a>(&self, whole: &'a [(Key, usize)], lane: Lane) -> impl Iterator<Item = (Key, usize)> + use<'a> {
+        let range = self.range(lane);
+        let is_own = move |key: &Key| range.is_some_and(|range| (range.first..=range.last).contains(&key.number));
+        whole.iter().copied().filter(move |(key, _)| key.lane == Some(lane) && is_own(key))
+    }
+
     /// Numbers that should be there, are not delivered, and cannot be read.
     fn lost(&self, whole: &[(Key, usize)], holes: &[(Lane, Range)]) -> Vec<(Lane, Range)> {
         let mut lost = Vec::new();
         for lane in Lane::ALL {
             let Some(range) = self.range(lane) else { continue };
-            let waits = |range: &Range| (range.first..=range.last).any(|number| !self.is_delivered(lane, number));
-            let missing = hold::without_holes(missing_in(whole, lane, range), lane, holes);
-            lost.extend(missing.into_iter().filter(waits).map(|range| (lane, range)));
+            let progress = self.progress[lane.index()].as_ref();
+            lost.extend(hold::lost_in(whole, holes, (lane, range), progress).into_iter().map(|range| (lane, range)));
         }
         lost
     }
@@ -289,10 +295,7 @@ fn keep(
     kept: &mut BTreeMap<Key, Vec<u8>>,
 ) -> u64 {
     let mut bytes = 0;
-    // What a failed commit left behind lies beyond the range: its records are elsewhere.
-    let Some(range) = source.range(lane) else { return 0 };
-    let own = |(key, _): &&(Key, usize)| key.lane == Some(lane) && (range.first..=range.last).contains(&key.number);
-    for &(key, count) in whole.iter().filter(own) {
+    for (key, count) in source.own(whole, lane) {
         if (key.number..key.number + count as u64).all(|number| source.is_delivered(lane, number)) {
             continue;
         }
@@ -313,14 +316,12 @@ fn thin(
     names: &mut Names,
 ) -> Result<(), RewriteError> {
     let content = |error: chunk::ChunkError| RewriteError::Content(error.to_string());
-    let Some(range) = source.range(Lane::Raw) else { return Ok(()) };
-    let own =
-        |(key, _): &&(Key, usize)| key.lane == Some(Lane::Raw) && (range.first..=range.last).contains(&key.number);
-    for &(key, _) in whole.iter().filter(own) {
+    let last = source.range(Lane::Raw).map_or(0, |range| range.last);
+    for (key, _) in source.own(whole, Lane::Raw) {
         let parts = parts(contents, key).iter().map(|(_, value)| chunk::open(value)).collect::<Result<Vec<_>, _>>();
         let batch = chunk::decode(&parts.map_err(content)?, names).map_err(content)?;
         for (index, number) in (0..batch.len()).zip(key.number..) {
-            if number <= range.last && !source.is_delivered(Lane::Raw, number) {
+            if number <= last && !source.is_delivered(Lane::Raw, number) {
                 thinner.add(&batch, index);
             }
         }

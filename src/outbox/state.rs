@@ -368,6 +368,15 @@ impl State {
         self.segments.get(&number).is_some_and(|segment| segment.entry.generation == generation)
     }
 
+    /// Changes those of these segments that there are.
+    pub(crate) fn each(&mut self, numbers: impl IntoIterator<Item = u64>, change: impl Fn(&mut SegmentState)) {
+        for number in numbers {
+            if let Some(segment) = self.segments.get_mut(&number) {
+                change(segment);
+            }
+        }
+    }
+
     pub(crate) fn pending_is_empty(&self) -> bool {
         self.blocks.is_empty()
     }

@@ -143,6 +143,39 @@ fn directories(rig: &Rig) -> usize {
     entries.filter(|entry| entry.file_name().len() == 16).count()
 }
 
+/// Readings of so many values that nothing compresses, eight bytes each; the first value is the number of the reading.
+fn wide(rig: &mut Rig, count: usize, values: usize) -> Batch {
+    let measurement = |n: usize| Measurement { name: format!("m{n}").into(), unit: None, kind: MeasurementKind::Gauge };
+    let measurements: Vec<_> = (0..values).map(|n| Arc::new(measurement(n))).collect();
+    let mut batch = rig.readings(count);
+    batch.fields.clear();
+    for record in &mut batch.records {
+        let Record::Reading(reading) = record else { continue };
+        let start = batch.fields.len() as u32;
+        for (n, measurement) in measurements.iter().enumerate() {
+            let value = if n == 0 { reading.time_ms as f64 } else { fastrand::f64() };
+            batch.fields.push(Field { measurement: Arc::clone(measurement), value: Value::Number(value) });
+        }
+        reading.fields = start..batch.fields.len() as u32;
+    }
+    batch
+}
+
+/// Stores batches of all sizes in a segment of the usual size, and sees that sled makes no blob of them.
+async fn store_without_blobs(mut rig: Rig) {
+    rig.settings.segment_bytes = 4 << 20;
+    let (outbox, closer) = rig.open();
+    for count in [1, 5, 400, 3000, 1, 1, 1000] {
+        rig.store(&outbox, count).await;
+    }
+    for entry in std::fs::read_dir(rig.dir.path().join("outbox")).unwrap().flatten() {
+        if let Ok(blobs) = std::fs::read_dir(entry.path().join("blobs")) {
+            assert_eq!(blobs.count(), 0);
+        }
+    }
+    closer.close().unwrap();
+}
+
 /// A copy of a directory as it is at one moment: two copies, one after the other, that are the same.
 fn snapshot(of: &Path) -> TempDir {
     let copy = || {
@@ -485,16 +518,5 @@ async fn a_record_of_many_values_comes_back_whole_and_one_too_large_is_dead_lett
 
 #[tokio::test]
 async fn no_segment_ever_has_a_blob() {
-    let mut rig = Rig::new();
-    rig.settings.segment_bytes = 4 << 20;
-    let (outbox, closer) = rig.open();
-    for count in [1, 5, 400, 3000, 1, 1, 1000] {
-        rig.store(&outbox, count).await;
-    }
-    for entry in std::fs::read_dir(rig.dir.path().join("outbox")).unwrap().flatten() {
-        if let Ok(blobs) = std::fs::read_dir(entry.path().join("blobs")) {
-            assert_eq!(blobs.count(), 0);
-        }
-    }
-    closer.close().unwrap();
+    store_without_blobs(Rig::new()).await;
 }

@@ -8,7 +8,7 @@ use super::super::manifest::{Entry, Range};
 use super::super::record::{self, Names};
 use super::super::segment::{Contents, Key};
 use super::super::state::{SegmentState, missing_in};
-use super::super::{Lane, hold, reader, recovery};
+use super::super::{Lane, hold, reader};
 use crate::reading::Batch;
 
 /// A part of a segment.
@@ -105,7 +105,7 @@ fn missing(entry: &Entry, contents: &Contents, groups: &[&[(Key, Vec<u8>)]]) -> 
     let whole = super::quietly(|| reader::whole(contents));
     // What was rewritten has left out what was delivered.
     let known = SegmentState::new(entry.clone());
-    let holes = hold::holes(recovery::extras(contents, None).iter());
+    let holes = hold::holes_in(contents);
     let mut found = Vec::new();
     for lane in Lane::ALL {
         let Some(range) = entry.lanes[lane.index()] else { continue };

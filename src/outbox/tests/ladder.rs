@@ -15,24 +15,6 @@ fn rig(when_full: WhenFull) -> Rig {
     rig
 }
 
-/// Readings of 40 values that nothing compresses, 300 bytes each; the first value is the number of the reading.
-fn wide(rig: &mut Rig, count: usize) -> Batch {
-    let measurement = |n: usize| Measurement { name: format!("m{n}").into(), unit: None, kind: MeasurementKind::Gauge };
-    let measurements: Vec<_> = (0..40).map(|n| Arc::new(measurement(n))).collect();
-    let mut batch = rig.readings(count);
-    batch.fields.clear();
-    for record in &mut batch.records {
-        let Record::Reading(reading) = record else { continue };
-        let start = batch.fields.len() as u32;
-        for (n, measurement) in measurements.iter().enumerate() {
-            let value = if n == 0 { reading.time_ms as f64 } else { fastrand::f64() };
-            batch.fields.push(Field { measurement: Arc::clone(measurement), value: Value::Number(value) });
-        }
-        reading.fields = start..batch.fields.len() as u32;
-    }
-    batch
-}
-
 fn aggregate(n: u64) -> Record {
     Record::Aggregate(Box::new(Aggregate {
         device: "d".into(),
@@ -57,7 +39,7 @@ fn aggregate(n: u64) -> Record {
 async fn fill(rig: &mut Rig, outbox: &Outbox, rounds: u64) {
     let start = rig.next as u64 / 50;
     for round in start..start + rounds {
-        let mut raw = wide(rig, 50);
+        let mut raw = wide(rig, 50, 40);
         let mut aggregates = Batch { records: vec![aggregate(round)], fields: Vec::new() };
         let append = Append { raw: Some(&mut raw), aggregates: Some(&mut aggregates), ..Append::default() };
         durable(outbox, outbox.append_all(append)).await;
@@ -331,7 +313,7 @@ async fn a_full_outbox_that_could_not_store_its_last_records_lets_go_of_the_newe
     rig.settings.persist = config::Persist::Always;
     let (outbox, closer) = rig.open();
     while outbox.backlog().records < 50_000 {
-        let mut raw = wide(&mut rig, 500);
+        let mut raw = wide(&mut rig, 500, 40);
         let number = outbox.append(Lane::Raw, &mut raw, None, &[]);
         let mut watch = outbox.durable();
         let reached = watch.wait_for(|durable| *durable >= number);
@@ -357,7 +339,7 @@ async fn journal_that_waits_for_its_checkpoint_does_not_stop_the_commits_that_th
     outbox.begin_journal(b"nothing yet").unwrap();
     let mut last = 0;
     for number in 1..=240 {
-        let mut raw = wide(&mut rig, 100);
+        let mut raw = wide(&mut rig, 100, 40);
         let journal = [(number, vec![7; 200])];
         last = outbox.append_all(Append { raw: Some(&mut raw), journal: &journal, ..Append::default() });
     }
@@ -365,7 +347,7 @@ async fn journal_that_waits_for_its_checkpoint_does_not_stop_the_commits_that_th
     durable(&outbox, last).await;
     // The bound holds again with the next segments.
     for _ in 0..40 {
-        let mut raw = wide(&mut rig, 100);
+        let mut raw = wide(&mut rig, 100, 40);
         durable(&outbox, outbox.append(Lane::Raw, &mut raw, None, &[])).await;
     }
     assert!(outbox.backlog().bytes <= rig.settings.size_max, "{:?}", outbox.backlog());

@@ -19,10 +19,8 @@ impl Writer {
         let has_cursor = cursor.is_some();
         let journal = self.journal(block).map_err(CommitError::Journal)?;
         let has_journal = !journal.is_empty();
-        let extras = Extras { commit: self.commits, receipts, cursor, journal, skipped };
-        // What `seal` takes out of the extras is said again once it is durable.
-        let (stored_receipts, holes) = (extras.receipts.clone(), extras.skipped.clone());
-        let values = self.seal(&chunks, first, extras);
+        let mut extras = Extras { commit: self.commits, receipts, cursor, journal, skipped };
+        let values = self.seal(&chunks, first, &mut extras);
         let tree = match self.store(shared, &values) {
             Ok(tree) => tree,
             Err(error) => {
@@ -32,8 +30,8 @@ impl Writer {
         };
         self.commits += 1;
         self.counts.commits.add(1);
-        shared.lock().hold.receipts_stored(&stored_receipts, first_of_segment);
-        self.announce(shared, block, &chunks, (first, &holes), tree);
+        shared.lock().hold.receipts_stored(&extras.receipts, first_of_segment);
+        self.announce(shared, block, &chunks, (first, &extras.skipped), tree);
         if has_journal {
             self.journal_from.get_or_insert(self.keep_from);
         }
@@ -161,7 +159,7 @@ impl Writer {
         &self,
         chunks: &[(Lane, Vec<Chunk>)],
         first: [u64; 3],
-        mut extras: Extras,
+        extras: &mut Extras,
     ) -> Vec<(Key, Vec<u8>)> {
         let mut values = Vec::new();
         let mut notes = Vec::new();
@@ -170,9 +168,9 @@ impl Writer {
             || !extras.journal.is_empty()
             || !extras.skipped.is_empty();
         let last = chunks.last().and_then(|(_, chunks)| chunks.last());
-        let mut encoded = encode_extras(&extras);
+        let mut encoded = encode_extras(extras);
         if wanted && !last.is_some_and(|chunk| chunk.has_room(encoded.len())) {
-            notes = split_extras(&mut extras);
+            notes = split_extras(extras);
             encoded = Vec::new();
         }
         for (lane, chunks) in chunks {
@@ -337,7 +335,7 @@ pub(super) fn split_extras(extras: &mut Extras) -> Vec<Extras> {
         pieces.push(Extras { journal: vec![part], ..piece() });
     }
     if !extras.skipped.is_empty() {
-        pieces.push(Extras { skipped: std::mem::take(&mut extras.skipped), ..piece() });
+        pieces.push(Extras { skipped: extras.skipped.clone(), ..piece() });
     }
     for (session, ids, hashes) in &extras.receipts {
         for (ids, hashes) in ids.chunks(RECEIPTS).zip(hashes.chunks(RECEIPTS)) {

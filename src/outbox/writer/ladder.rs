@@ -25,6 +25,25 @@ const EXPIRE_SEGMENTS_MAX: usize = 64;
 /// A clock that was set by more than this says nothing about ages until it has kept step for as long.
 const CLOCK_STEP: Duration = Duration::from_secs(3_600);
 
+/// Why records are given up.
+#[derive(Clone, Copy, Debug)]
+enum Cause {
+    /// There is no room for them.
+    Evicted,
+    /// They are older than wanted.
+    Expired,
+}
+
+impl Cause {
+    /// The word in the gap that declares it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Evicted => "evicted",
+            Self::Expired => "expired",
+        }
+    }
+}
+
 /// Segments that are being thinned.
 #[derive(Debug)]
 pub(super) struct Thinning {
@@ -81,7 +100,7 @@ impl Writer {
             };
             for number in candidates {
                 let group = self.group_for_drop(shared, number, drop);
-                if !group.is_empty() && self.give_up(shared, &group, drop, "evicted")? {
+                if !group.is_empty() && self.give_up(shared, &group, drop, Cause::Evicted)? {
                     return Ok(true);
                 }
             }
@@ -93,7 +112,7 @@ impl Writer {
             old.find(|(_, segment)| segment.is_free()).map(|(_, segment)| Source::of(segment))
         };
         match oldest {
-            Some(oldest) => self.give_up(shared, &[oldest], [true; 3], "evicted"),
+            Some(oldest) => self.give_up(shared, &[oldest], [true; 3], Cause::Evicted),
             None => Ok(false),
         }
     }
@@ -145,7 +164,7 @@ impl Writer {
         shared: &Shared,
         group: &[Source],
         drop: [bool; 3],
-        cause: &'static str,
+        cause: Cause,
     ) -> Result<bool, CommitError> {
         if !self.claim(shared, group) {
             return Ok(false);
@@ -155,11 +174,11 @@ impl Writer {
             state.segments.get(&group[0].entry.number).is_none_or(|segment| drop_all(segment, drop))
         };
         let rewritten = if whole {
-            let (gaps, given_up) = group[0].give_up(drop, cause, None);
+            let (gaps, given_up) = group[0].give_up(drop, cause.as_str(), None);
             Ok(Rewritten { entry: None, gaps, given_up, thinned: 0, aggregates: 0 })
         } else {
-            let plan =
-                Plan { group: group.to_vec(), drop, cause, thin: None, kept_bytes_max: u64::MAX, at: clock::stamp() };
+            let (group, cause) = (group.to_vec(), cause.as_str());
+            let plan = Plan { group, drop, cause, thin: None, kept_bytes_max: u64::MAX, at: clock::stamp() };
             rewrite::rewrite(&shared.directory, &shared.keys, &plan, &mut self.cutter)
         };
         let rewritten = match rewritten {
@@ -170,23 +189,24 @@ impl Writer {
                 return Ok(false);
             }
         };
-        let records: u64 = rewritten.given_up.iter().sum();
+        let given_up = rewritten.given_up;
+        let (why, counts) = match cause {
+            Cause::Evicted => ("the outbox is full", self.counts.evicted.clone()),
+            Cause::Expired => ("older than wanted", self.counts.expired.clone()),
+        };
         if let Some(suppressed) = self.trouble.pass(clock::instant()) {
-            let segment = group[0].entry.number;
-            let why = if cause == "expired" { "older than wanted" } else { "the outbox is full" };
+            let (segment, records) = (group[0].entry.number, given_up.iter().sum::<u64>());
             warn!(segment, records, suppressed, "{why}: the oldest records are given up");
         }
-        let given_up = rewritten.given_up;
         self.adopt(shared, group, rewritten)?;
         // Counted once it is done: an attempt that the disk refuses is made again.
-        let counts = if cause == "expired" { &self.counts.expired } else { &self.counts.evicted };
         counts.iter().zip(given_up).for_each(|(counter, count)| counter.add(count));
         Ok(true)
     }
 
     /// Puts what was made in the place of the group, which is claimed.
     fn adopt(&mut self, shared: &Shared, group: &[Source], made: Rewritten) -> Result<(), CommitError> {
-        let numbers: Vec<u64> = group.iter().map(|source| source.entry.number).collect();
+        let numbers: Vec<u64> = numbers(group).collect();
         let new = made.entry.as_ref().map(|entry| (entry.number, entry.generation));
         let done = self.replace(shared, &numbers, made.entry, &made.gaps);
         if done.is_err()
@@ -207,25 +227,15 @@ impl Writer {
                 segment.id() == source.id() && segment.is_free() && segment.progress == source.progress
             })
         };
-        if !group.iter().all(same) {
-            return false;
+        let is_same = group.iter().all(same);
+        if is_same {
+            state.each(numbers(group), |segment| segment.leaving = true);
         }
-        for source in group {
-            if let Some(segment) = state.segments.get_mut(&source.entry.number) {
-                segment.leaving = true;
-            }
-        }
-        true
+        is_same
     }
 
     fn unclaim(&self, shared: &Shared, group: &[Source]) {
-        let mut state = shared.lock();
-        for source in group {
-            if let Some(segment) = state.segments.get_mut(&source.entry.number) {
-                segment.leaving = false;
-            }
-        }
-        drop(state);
+        shared.lock().each(numbers(group), |segment| segment.leaving = false);
         shared.readable.notify_one();
     }
 
@@ -243,9 +253,7 @@ impl Writer {
             // The reader says what is lost once it comes to it; until then it is not rewritten.
             RewriteError::Unreadable { segment, reason } => {
                 error!(segment = segment.0, "a segment of the outbox is damaged: {reason}");
-                if let Some(segment) = shared.lock().segments.get_mut(&segment.0) {
-                    segment.entry.damaged = true;
-                }
+                shared.lock().each([segment.0], |segment| segment.entry.damaged = true);
             }
             error => {
                 if let Some(suppressed) = self.trouble.pass(clock::instant()) {
@@ -258,12 +266,8 @@ impl Writer {
             RewriteError::Short { segment, .. } | RewriteError::Unreadable { segment, .. } => Some(*segment),
             _ => None,
         };
-        let mut state = shared.lock();
-        for source in group.iter().filter(|source| failed.is_none_or(|failed| failed == source.id())) {
-            if let Some(segment) = state.segments.get_mut(&source.entry.number) {
-                segment.thin_enough = true;
-            }
-        }
+        let failed = group.iter().filter(|source| failed.is_none_or(|failed| failed == source.id()));
+        shared.lock().each(failed.map(|source| source.entry.number), |segment| segment.thin_enough = true);
     }
 
     /// The oldest segments that are worth thinning together, and what was thinned just before them if it is little: so
@@ -305,10 +309,14 @@ impl Writer {
 
     fn thin_plan(&self, shared: &Shared) -> Option<Plan> {
         let group = self.thin_group(shared);
-        let (thin, is_empty) = (Some(shared.settings.ladder.thin_step), group.is_empty());
-        let kept_bytes_max = 2 * shared.settings.segment_bytes;
-        let plan = || Plan { group, drop: [false; 3], cause: "thinned", thin, kept_bytes_max, at: clock::stamp() };
-        (thin.is_some() && !is_empty).then(plan)
+        (!group.is_empty()).then(|| Plan {
+            group,
+            drop: [false; 3],
+            cause: "thinned",
+            thin: Some(shared.settings.ladder.thin_step),
+            kept_bytes_max: 2 * shared.settings.segment_bytes,
+            at: clock::stamp(),
+        })
     }
 
     /// Thins while the commits wait: there is no room for them.
@@ -378,10 +386,8 @@ impl Writer {
             if let Some(path) = path.filter(|_| !new.is_some_and(|new| state.holds(new))) {
                 let _ = fs::remove_dir_all(path);
             }
-            for source in group.iter().filter(|_| !gains) {
-                if let Some(segment) = state.segments.get_mut(&source.entry.number) {
-                    segment.thin_enough = true;
-                }
+            if !gains {
+                state.each(numbers(group), |segment| segment.thin_enough = true);
             }
             return Ok(false);
         }
@@ -437,10 +443,14 @@ impl Writer {
             };
             let Some((source, drop)) = found else { break };
             passed = source.entry.number + 1;
-            self.give_up(shared, &[source], drop, "expired")?;
+            self.give_up(shared, &[source], drop, Cause::Expired)?;
         }
         Ok(())
     }
+}
+
+fn numbers(group: &[Source]) -> impl Iterator<Item = u64> {
+    group.iter().map(|source| source.entry.number)
 }
 
 /// Whether nothing that waits in the segment is outside of those lanes.

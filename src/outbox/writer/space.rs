@@ -144,11 +144,7 @@ impl Writer {
                 state.segments.insert(entry.number, SegmentState::new(entry));
             }
         } else {
-            for number in numbers {
-                if let Some(segment) = state.segments.get_mut(number) {
-                    segment.leaving = false;
-                }
-            }
+            state.each(numbers.iter().copied(), |segment| segment.leaving = false);
         }
         drop(state);
         shared.readable.notify_one();

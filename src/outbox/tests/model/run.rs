@@ -4,24 +4,6 @@ use super::oracle::{Fate, Model};
 use super::*;
 use crate::reading::Aggregate;
 
-/// Readings of twelve values that nothing compresses; the first is the number.
-fn wide(rig: &mut Rig, count: usize) -> Batch {
-    let measurement = |n: usize| Measurement { name: format!("m{n}").into(), unit: None, kind: MeasurementKind::Gauge };
-    let measurements: Vec<_> = (0..12).map(|n| Arc::new(measurement(n))).collect();
-    let mut batch = rig.readings(count);
-    batch.fields.clear();
-    for record in &mut batch.records {
-        let Record::Reading(reading) = record else { continue };
-        let start = batch.fields.len() as u32;
-        for (n, measurement) in measurements.iter().enumerate() {
-            let value = if n == 0 { reading.time_ms as f64 } else { fastrand::f64() };
-            batch.fields.push(Field { measurement: Arc::clone(measurement), value: Value::Number(value) });
-        }
-        reading.fields = start..batch.fields.len() as u32;
-    }
-    batch
-}
-
 /// The outbox and the model, side by side.
 pub(super) struct Run {
     rig: Rig,
@@ -139,8 +121,8 @@ impl Run {
 
     fn append(&mut self, alarms: usize, raw: usize, aggregates: usize, journal: bool) {
         self.rig.next = self.next;
-        let mut readings = wide(&mut self.rig, raw);
-        let mut urgent = wide(&mut self.rig, alarms);
+        let mut readings = wide(&mut self.rig, raw, 12);
+        let mut urgent = wide(&mut self.rig, alarms, 12);
         let first = self.next + 1;
         let first_alarm = first + raw as i64;
         self.next += (raw + alarms) as i64;
