@@ -1,10 +1,14 @@
 //! The `tidegate` command: what it takes, and which part answers it.
 
+mod board;
 pub mod check;
+mod interrupt;
 pub mod outbox;
 pub mod replay;
 pub mod run;
+pub mod selftest;
 pub mod status;
+pub mod support;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,9 +27,10 @@ const CONFIG: &str = "/etc/tidegate/gateway.toml";
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// What to log: error, warn, info, debug, trace, or a list such as info,tidegate::uplink=debug
-    #[arg(long, global = true, env = "TIDEGATE_LOG", default_value = "info", value_name = "LEVEL")]
-    log: String,
+    /// What to log: error, warn, info, debug, trace, or a list such as info,tidegate::uplink=debug; info unless set, and
+    /// warn for commands that only look
+    #[arg(long, global = true, env = "TIDEGATE_LOG", value_name = "LEVEL")]
+    log: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -76,6 +81,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say whether this build works on this board and what its disk is worth; needs no configuration and no network
+    Selftest(selftest::Selftest),
+    /// Write one archive for a ticket: configuration without secrets, status, log, what the machine is; no readings
+    Support(support::Support),
     /// Look into the buffer on disk, deliver again, repair, give up: of a stopped gateway, and read only of a running one
     Outbox {
         #[command(flatten)]
@@ -113,6 +122,8 @@ impl From<PrintFormat> for crate::print::Format {
 #[must_use]
 pub fn main() -> ExitCode {
     let Cli { command, log } = Cli::parse();
+    let looks = matches!(command, Command::Selftest(_) | Command::Support(_));
+    let log = log.unwrap_or_else(|| if looks { "warn" } else { "info" }.to_owned());
     if let Err(error) = crate::log::start(&log) {
         return fail(&format!("--log {log}: {error}; expected a level such as info, or info,tidegate::uplink=debug"));
     }
@@ -123,6 +134,8 @@ pub fn main() -> ExitCode {
         Command::Replay { file, config, format, speed, close } => {
             replay::run(&file, &config.config, &replay::Options { format: format.map(Into::into), speed, close })
         }
+        Command::Selftest(test) => selftest::run(&test),
+        Command::Support(support) => support::run(&support),
         Command::Outbox { place, action } => outbox::run(&place, action),
         Command::Status { config, data_dir, json } => status::run(&config.config, data_dir, json),
     }

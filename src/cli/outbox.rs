@@ -5,8 +5,8 @@
 
 mod change;
 mod progress;
-mod records;
-mod status;
+pub(super) mod records;
+pub(super) mod status;
 mod time;
 mod verify;
 
@@ -18,7 +18,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use globset::Glob;
 
 use self::progress::Progress;
-use super::{CONFIG, fail};
+use super::{CONFIG, fail, interrupt};
 use crate::config::{self, Loaded, Purpose};
 use crate::outbox::Lane;
 use crate::outbox::cipher::Keys;
@@ -27,8 +27,6 @@ use crate::outbox::inspect::{InspectError, Inspection, remove_all};
 
 /// What was found is damaged, or not all of it could be done.
 const INCOMPLETE: u8 = 1;
-/// As a process that SIGINT killed.
-const INTERRUPTED: i32 = 130;
 
 /// Which outbox.
 #[derive(Debug, Args)]
@@ -211,7 +209,7 @@ pub fn run(place: &Place, action: Action) -> ExitCode {
             fail(&format!("a defect of tidegate, please report it: {panic}"));
         }
     }));
-    remove_copies_when_interrupted();
+    interrupt::clean_up(remove_all);
     let done = match action {
         Action::Status => status::status(place),
         Action::List => status::list(place),
@@ -257,22 +255,6 @@ impl Place {
         let _waiting = Progress::waiting("reading");
         Ok(Inspection::open(&data_dir, &self.keys()?, self.work_dir.as_deref())?)
     }
-}
-
-/// Copies do not stay behind when somebody loses patience.
-fn remove_copies_when_interrupted() {
-    let wait = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
-            remove_all();
-            std::process::exit(INTERRUPTED);
-        })
-    };
-    // Without it a copy of one segment may stay behind.
-    drop(std::thread::Builder::new().name("signals".to_owned()).spawn(move || -> io::Result<()> { wait() }));
 }
 
 /// Writes a result.

@@ -38,7 +38,8 @@ pub fn run(config: &Path, data_dir: Option<PathBuf>, json: bool) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn table(report: &Report) -> String {
+/// A report for a person.
+pub(super) fn table(report: &Report) -> String {
     let mut text = String::new();
     let Report { gateway, version, run, uptime_s, backlog, process, .. } = report;
     // Writing to a string cannot fail.

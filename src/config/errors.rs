@@ -171,7 +171,7 @@ pub(super) fn is_secret_key(name: &str) -> bool {
 }
 
 /// From where on a line of the file may hold a secret. It works on text, because a file that is not TOML is shown too.
-fn secret_start(line: &str) -> Option<usize> {
+pub(super) fn secret_start(line: &str) -> Option<usize> {
     // Inside a string of several lines nothing says whose value this is.
     if line.contains("\"\"\"") || line.contains("'''") {
         return Some(0);

@@ -73,8 +73,13 @@ impl Loaded {
     /// # Errors
     /// All that is wrong with it.
     pub fn load(path: &Path, purpose: Purpose) -> Result<Self, Errors> {
+        Self::load_in(path, purpose, &|name| std::env::var(name).ok())
+    }
+
+    /// The same with `env` for environment variables.
+    pub(crate) fn load_in(path: &Path, purpose: Purpose, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, Errors> {
         let text = read(path).map_err(|problem| Errors::new(path.to_string_lossy(), vec![problem]))?;
-        Self::parse(&text, path, purpose, &|name| std::env::var(name).ok())
+        Self::parse(&text, path, purpose, env)
     }
 
     /// Reads `text` as if it stood in the file `path`, with `env` for environment variables.

@@ -11,6 +11,7 @@
 mod encryption;
 mod errors;
 mod field;
+mod glance;
 mod loaded;
 mod print;
 mod rules;
@@ -29,8 +30,10 @@ pub use encryption::{Encryption, EncryptionKey, KEY_BYTES};
 
 use crate::reading::Value;
 pub use errors::{Errors, Place, Problem, nearest};
+pub(crate) use glance::Glance;
 pub use loaded::{Loaded, Purpose};
 pub(crate) use units::parse_duration;
+pub(crate) use values::{broker as parse_broker, plain_topic as parse_topic};
 
 /// A whole configuration.
 #[derive(Clone, Debug)]

@@ -124,7 +124,7 @@ pub(super) fn found<T>(
 
 /// The content of a secret's file, and which that is. A name without `/` is a credential of systemd's, or a file beside
 /// the configuration.
-fn from_file(name: &str, base: &Path, credentials: Option<&str>) -> Result<(Vec<u8>, String), String> {
+pub(super) fn from_file(name: &str, base: &Path, credentials: Option<&str>) -> Result<(Vec<u8>, String), String> {
     let beside = base.join(name);
     let credential = credentials.filter(|_| !name.contains('/')).map(|directory| Path::new(directory).join(name));
     let candidates: Vec<&PathBuf> = credential.iter().chain([&beside]).collect();

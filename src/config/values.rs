@@ -114,7 +114,7 @@ fn format_host_port(host: &str, port: u16) -> String {
 }
 
 /// A Kafka broker's address, with its port.
-pub(super) fn broker(text: &str) -> Result<String, String> {
+pub(crate) fn broker(text: &str) -> Result<String, String> {
     let (host, port) = host_port(text).ok_or("HOST or HOST:PORT")?;
     Ok(format_host_port(&host, port.unwrap_or(9092)))
 }
@@ -198,6 +198,15 @@ pub(super) fn time_zone(text: &str) -> Result<String, String> {
     let zones: Vec<String> = jiff::tz::db().available().map(|zone| zone.to_string()).collect();
     let near = super::errors::nearest(text, zones.iter().map(String::as_str));
     Err(format!("an IANA time zone such as \"{}\"", near.unwrap_or("Europe/Amsterdam")))
+}
+
+/// A topic's name, without placeholders.
+pub(crate) fn plain_topic(text: &str) -> Result<String, String> {
+    if text.contains(['{', '}']) {
+        Err("a topic without placeholders".to_owned())
+    } else {
+        topic(text, &[], Layout::Wide)
+    }
 }
 
 /// A topic's template: what Kafka allows in a topic's name, and placeholders.

@@ -159,7 +159,8 @@ fn rfc3339(ms: i64) -> String {
     Timestamp::from_millisecond(ms).map(|time| format!("{time:.3}")).unwrap_or_default()
 }
 
-fn process() -> Process {
+/// This process now.
+pub(crate) fn process() -> Process {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
     let number = |text: &str, key: &str| {

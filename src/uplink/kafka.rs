@@ -1,4 +1,4 @@
-//! Kafka's client: the only file that names rdkafka.
+//! Kafka's client: the only file that names rdkafka, but for `mock.rs`.
 //!
 //! An idempotent producer with `acks=all` that keeps a message until the broker has it or refuses it
 //! (`message.timeout.ms=0`). Its callbacks run on one thread of ours, which also drops it: a drop may take a while, and

@@ -5,7 +5,8 @@
 //! |---|---|
 //! | `drain.rs` | the loop, in which all control is; `drain/reports.rs`, `drain/send.rs` are its two directions |
 //! | `source.rs`, `sink.rs` | its two seams: the outbox before it, Kafka's client behind it |
-//! | `kafka.rs` | the only file that names rdkafka |
+//! | `kafka.rs` | Kafka's client: with `mock.rs` the only file that names rdkafka |
+//! | `mock.rs` | a Kafka inside of the process, for `tidegate selftest` |
 //! | `encode.rs`, `time.rs`, `topic.rs` | what a record looks like, and where it goes |
 //! | `lines.rs` | the same records as lines, for `run --print` |
 //! | `flight.rs` | records handed over and not reported on |
@@ -19,6 +20,7 @@ mod flight;
 mod health;
 pub mod kafka;
 pub mod lines;
+pub mod mock;
 mod parking;
 pub mod sink;
 pub mod source;

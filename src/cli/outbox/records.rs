@@ -1,7 +1,7 @@
 //! `tidegate outbox show` and `export`.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{Failure, Format, INCOMPLETE, Place, print, remark};
 use crate::config::{self, Config, Loaded, Purpose};
 use crate::outbox::Lane;
 use crate::outbox::edit::Filter;
-use crate::outbox::inspect::{Piece, pieces};
+use crate::outbox::inspect::{Inspection, Piece, pieces};
 use crate::outbox::record::Names;
 use crate::outbox::state::SegmentState;
 use crate::print::Columns;
@@ -215,14 +215,37 @@ pub(super) fn export(place: &Place, filter: &Filter, how: &Export) -> Result<Exi
     if inspection.not_yet_read > 0 {
         progress.remark(&format!("{} records that were stored just now are not in it", inspection.not_yet_read));
     }
+    let (exported, damaged) = write(
+        &mut inspection,
+        &mut exporter,
+        (filter, how.all),
+        &mut io::stdout().lock(),
+        &mut |remark| match remark {
+            Some(remark) => progress.remark(remark),
+            None => progress.advance(),
+        },
+    )?;
+    progress.remark(&format!("{exported} records"));
+    Ok(if damaged { ExitCode::from(INCOMPLETE) } else { ExitCode::SUCCESS })
+}
+
+/// Writes the records that `filter` takes, those that are delivered too if `all` says so; gives how many, and whether
+/// something was left out. `report` is told of each segment, and what is to be remarked.
+pub(in crate::cli) fn write(
+    inspection: &mut Inspection,
+    exporter: &mut Exporter,
+    (filter, all): (&Filter, bool),
+    to: &mut dyn Write,
+    report: &mut dyn FnMut(Option<&str>),
+) -> io::Result<(u64, bool)> {
     let numbers: Vec<u64> = inspection.segments.keys().copied().collect();
     let (mut exported, mut damaged, mut out) = (0_u64, false, Vec::with_capacity(OUTPUT_BYTES));
     for number in numbers {
-        progress.advance();
+        report(None);
         let wanted = inspection.segments.get(&number).is_some_and(|segment| {
             Lane::ALL.into_iter().any(|lane| {
                 filter.takes_lane(lane)
-                    && if how.all { segment.entry.lanes[lane.index()].is_some() } else { segment.missing_of(lane) > 0 }
+                    && if all { segment.entry.lanes[lane.index()].is_some() } else { segment.missing_of(lane) > 0 }
             })
         });
         let contents = match wanted.then(|| inspection.load(number)).flatten() {
@@ -230,7 +253,7 @@ pub(super) fn export(place: &Place, filter: &Filter, how: &Export) -> Result<Exi
             Some(Ok(contents)) => contents,
             Some(Err(error)) => {
                 damaged = true;
-                progress.remark(&format!("left out: {error}"));
+                report(Some(&format!("left out: {error}")));
                 continue;
             }
         };
@@ -241,7 +264,7 @@ pub(super) fn export(place: &Place, filter: &Filter, how: &Export) -> Result<Exi
                 Piece::Records { lane, first, batch } if filter.takes_lane(lane) => {
                     let chunk = chunk(segment, lane, first, batch);
                     for (index, record) in chunk.batch.records.iter().enumerate() {
-                        let is_wanted = how.all || !segment.is_delivered(lane, chunk.seq(index));
+                        let is_wanted = all || !segment.is_delivered(lane, chunk.seq(index));
                         if !is_wanted || !filter.takes(record) {
                             continue;
                         }
@@ -249,27 +272,25 @@ pub(super) fn export(place: &Place, filter: &Filter, how: &Export) -> Result<Exi
                             Ok(()) => exported += 1,
                             Err(error) => {
                                 damaged = true;
-                                progress.remark(&format!("left out: segment {number}, {}: {error}", chunk.seq(index)));
+                                report(Some(&format!("left out: segment {number}, {}: {error}", chunk.seq(index))));
                             }
                         }
                     }
                     if out.len() >= OUTPUT_BYTES {
-                        io::stdout().lock().write_all(&out)?;
+                        to.write_all(&out)?;
                         out.clear();
                     }
                 }
                 Piece::Damaged(found) if found.lane.is_some_and(|lane| filter.takes_lane(lane)) => {
                     damaged = true;
-                    progress.remark(&format!("left out: {}", super::verify::describe(number, &found)));
+                    report(Some(&format!("left out: {}", super::verify::describe(number, &found))));
                 }
                 _ => {}
             }
         }
     }
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(&out).and_then(|()| stdout.flush())?;
-    progress.remark(&format!("{exported} records"));
-    Ok(if damaged { ExitCode::from(INCOMPLETE) } else { ExitCode::SUCCESS })
+    to.write_all(&out).and_then(|()| to.flush())?;
+    Ok((exported, damaged))
 }
 
 #[cfg(test)]

@@ -267,16 +267,22 @@ pub(super) fn list(place: &Place) -> Result<ExitCode, Failure> {
     if let ManifestState::Rebuilt { why, .. } = &inspection.manifest {
         super::remark(&format!("the manifest is damaged ({why}): this is what the segments say"));
     }
-    let newest = inspection.segments.keys().next_back().copied();
-    let rows = inspection
-        .segments
-        .values()
-        .map(|segment| row(segment, inspection.running.is_none() || Some(segment.entry.number) != newest));
-    let rows: Vec<SegmentRow> = rows.collect();
+    let rows = rows(&inspection);
     if place.json {
         print_json(&rows)?;
         return Ok(ExitCode::SUCCESS);
     }
+    print(&list_text(&inspection, &rows))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rows(inspection: &Inspection) -> Vec<SegmentRow> {
+    let newest = inspection.segments.keys().next_back().copied();
+    let is_closed = |number: u64| inspection.running.is_none() || Some(number) != newest;
+    inspection.segments.values().map(|segment| row(segment, is_closed(segment.entry.number))).collect()
+}
+
+fn list_text(inspection: &Inspection, rows: &[SegmentRow]) -> String {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_header(["SEGMENT", "RUN", "LANE", "NUMBERS", "WAITING", "BYTES", "OLDEST", ""]);
     for column in [0, 4, 5] {
@@ -311,8 +317,15 @@ pub(super) fn list(place: &Place) -> Result<ExitCode, Failure> {
     for line in table.lines() {
         let _ = writeln!(text, "{}", line.trim_end());
     }
-    print(&text)?;
-    Ok(ExitCode::SUCCESS)
+    text
+}
+
+/// Both answers, for `tidegate support`: for a person, and as JSON.
+pub(in crate::cli) fn both(inspection: &Inspection) -> (String, String) {
+    let (status, rows) = (gather(inspection), rows(inspection));
+    let both = serde_json::json!({"status": status, "segments": rows});
+    let json = serde_json::to_string_pretty(&both).unwrap_or_default() + "\n";
+    (text(inspection, &status) + "\n" + &list_text(inspection, &rows), json)
 }
 
 fn row(segment: &SegmentState, closed: bool) -> SegmentRow {
