@@ -100,17 +100,19 @@ pub fn run(support: &Support) -> ExitCode {
         let _ = std::fs::remove_file(partial);
     });
     let parts = Parts { support, unit, loaded: loaded.as_ref(), glance: &glance, env: &env }.gather();
-    let mut files: Vec<(&str, String)> = vec![("README.txt", readme(&parts, support.with_payloads))];
-    files.extend(parts.iter().map(|part| {
-        let text = part.text.clone().unwrap_or_else(|why| format!("not there: {why}\n"));
+    let readme = readme(&parts, support.with_payloads);
+    let said = summary(&output, &parts, support.with_payloads);
+    let texts = parts.into_iter().map(|part| {
+        let text = part.text.unwrap_or_else(|why| format!("not there: {why}\n"));
         (part.name, text)
-    }));
-    let files: Vec<_> = files.into_iter().map(|(name, text)| (name, glance.without_secrets(&text))).collect();
+    });
+    let files = std::iter::once(("README.txt", readme)).chain(texts);
+    let files: Vec<_> = files.map(|(name, text)| (name, glance.without_secrets(text))).collect();
     match archive::write(file, &stem, &files, now) {
         Ok(bytes) => {
-            let said = summary(&output, bytes, &parts, support.with_payloads);
+            let said = format!("{} ({})\n\n{said}", output.display(), super::status::size(bytes));
             // A closed pipe has seen enough.
-            let _ = std::io::stdout().lock().write_all(glance.without_secrets(&said).as_bytes());
+            let _ = std::io::stdout().lock().write_all(glance.without_secrets(said).as_bytes());
             ExitCode::SUCCESS
         }
         Err(error) => {
@@ -146,8 +148,8 @@ fn list(parts: &[Part], text: &mut String) {
     }
 }
 
-fn summary(output: &Path, bytes: u64, parts: &[Part], with_payloads: bool) -> String {
-    let mut text = format!("{} ({})\n\n", output.display(), super::status::size(bytes));
+fn summary(output: &Path, parts: &[Part], with_payloads: bool) -> String {
+    let mut text = String::new();
     list(parts, &mut text);
     text.push_str(if with_payloads { WITH } else { WITHOUT });
     let _ = writeln!(text, "Look through it before you send it: tar -xzf {}", output.display());

@@ -59,8 +59,13 @@ impl Glance {
     }
 
     /// `text` with what must not be shown replaced.
-    pub(crate) fn without_secrets(&self, text: &str) -> String {
-        self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "(secret)"))
+    pub(crate) fn without_secrets(&self, text: String) -> String {
+        self.secrets.iter().fold(
+            text,
+            |text, secret| {
+                if text.contains(secret) { text.replace(secret, "(secret)") } else { text }
+            },
+        )
     }
 }
 
@@ -154,7 +159,8 @@ mod tests {
         let mut seen: Vec<_> = glance.secrets.iter().map(String::as_str).collect();
         seen.sort_unstable();
         assert_eq!(seen, ["0123", "from-a-file", "from-env", "from-token", "inline-url", "me:inline-url", "misspelt"]);
-        let shown = glance.without_secrets("kafka-password from-env PLAIN mqtt://me:inline-url@broker.example.net");
+        let shown =
+            glance.without_secrets("kafka-password from-env PLAIN mqtt://me:inline-url@broker.example.net".to_owned());
         assert_eq!(shown, "kafka-password (secret) PLAIN mqtt://(secret)@broker.example.net");
 
         let broken = "[mqtt.home]\npassword = \"in broken TOML\n";

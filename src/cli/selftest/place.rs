@@ -12,7 +12,7 @@ use crate::config;
 
 /// An outbox takes about this much before it has delivered anything, in bytes: a segment, its reserve, a manifest.
 const PROBE_BYTES: usize = 8 << 20;
-const BLOCK: [u8; 64 * 1024] = [0x5a; 64 * 1024];
+static BLOCK: [u8; 64 * 1024] = [0x5a; 64 * 1024];
 
 /// A private directory that goes with its handle.
 #[derive(Debug)]

@@ -67,11 +67,15 @@ impl Parts<'_> {
             part("unit.txt", "the service as systemd has it", system::unit(self.unit)),
         ];
         if self.support.with_payloads {
+            let mut left_out = String::new();
             let records = match &mut inspection {
-                Ok(inspection) => self.records(inspection),
+                Ok(inspection) => self.records(inspection, &mut left_out),
                 Err(why) => Err(why.clone()),
             };
             parts.push(part("records.ndjson", "READINGS AND DEAD LETTERS that wait, the oldest first", records));
+            if !left_out.is_empty() {
+                parts.push(part("left-out.txt", "what of them is not in records.ndjson", Ok(left_out)));
+            }
         }
         parts
     }
@@ -126,23 +130,27 @@ impl Parts<'_> {
         Inspection::open(data_dir, &keys, None).map_err(|error| error.to_string())
     }
 
-    fn records(&self, inspection: &mut Inspection) -> Result<String, String> {
+    fn records(&self, inspection: &mut Inspection, left_out: &mut String) -> Result<String, String> {
         let loaded = self.loaded.ok_or("the configuration, which says how records look, cannot be read")?;
         let mut exporter = Exporter::new(&loaded.config.gateway, &loaded.config.kafka, Format::Json);
         let mut text = Limited(Vec::new());
-        let mut remarks = String::new();
+        let mut note = |remark: &str| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(left_out, "{remark}");
+        };
         let written =
             records::write(inspection, &mut exporter, (&Filter::default(), false), &mut text, &mut |remark| {
-                if let Some(remark) = remark {
-                    // Writing to a string cannot fail.
-                    let _ = writeln!(remarks, "{remark}");
-                }
+                remark.into_iter().for_each(&mut note);
             });
         match written {
+            Ok(_) => {}
             // Whole records are written, so what fits ends with one.
-            Err(error) if error.kind() != io::ErrorKind::StorageFull => Err(error.to_string()),
-            _ => Ok(remarks + &String::from_utf8_lossy(&text.0)),
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                note("all beyond 16 MiB; `tidegate outbox export` has them");
+            }
+            Err(error) => return Err(error.to_string()),
         }
+        Ok(String::from_utf8_lossy(&text.0).into_owned())
     }
 }
 
