@@ -4,19 +4,25 @@
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{Access, access};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 /// Whether a service manager started this process, so that there may be a sandbox around it (systemd.exec(5)).
 fn is_service() -> bool {
     std::env::var_os("INVOCATION_ID").is_some()
 }
 
-/// What to do about a serial port that may not be opened. Opening asks the permissions of its file and, for a service, the
-/// devices that its unit allows; both say no in nearly the same words, so the file is asked alone.
+/// What to do about a serial port that could not be opened, if that is a question of who may. The port is asked once more,
+/// because a serial library does not tell all that the system said: EACCES is the permissions of its file, and EPERM whoever
+/// allows devices.
 #[must_use]
-pub fn port_refused(port: &Path) -> &'static str {
-    let by_file = access(port, Access::READ_OK | Access::WRITE_OK).is_err();
-    port_hint(by_file, is_service())
+pub fn port_refused(port: &Path) -> Option<&'static str> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    match rustix::fs::open(port, flags, Mode::empty()) {
+        Err(Errno::ACCESS) => Some(port_hint(true, is_service())),
+        Err(Errno::PERM) => Some(port_hint(false, is_service())),
+        _ => None,
+    }
 }
 
 fn port_hint(by_file: bool, is_service: bool) -> &'static str {

@@ -119,10 +119,11 @@ fn open(settings: &Serial, port: &str) -> Result<tokio_serial::SerialStream, Str
         .stop_bits(if settings.stop_bits == Some(2) { StopBits::Two } else { StopBits::One })
         .flow_control(FlowControl::None);
     builder.open_native_async().map_err(|error| match error.kind() {
-        tokio_serial::ErrorKind::Io(std::io::ErrorKind::PermissionDenied) => {
-            format!("cannot be opened: {error}: {}", sandbox::port_refused(&settings.port))
-        }
-        _ => format!("cannot be opened: {error}"),
+        tokio_serial::ErrorKind::Io(std::io::ErrorKind::NotFound) => format!("cannot be opened: {error}"),
+        _ => match sandbox::port_refused(&settings.port) {
+            Some(hint) => format!("cannot be opened: {error}: {hint}"),
+            None => format!("cannot be opened: {error}"),
+        },
     })
 }
 
