@@ -22,6 +22,13 @@ pub fn instant() -> Instant {
     Instant::now()
 }
 
+/// The kernel's monotonic clock, by which systemd measures too: since the board booted, without the time that it was suspended.
+#[must_use]
+pub fn monotonic() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
 /// Time since the board booted, suspended time included; it never steps.
 #[must_use]
 pub fn since_boot() -> Duration {

@@ -7,12 +7,13 @@ use std::future::Future;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{error, info, warn};
 
+use crate::beats::Beat;
 use crate::clock;
 use crate::config::{self, Config};
 use crate::counters::Counters;
@@ -24,6 +25,7 @@ use crate::pipeline::Pipeline;
 use crate::profile::ProfileSet;
 use crate::reading::Receipt;
 use crate::rules::Rules;
+use crate::service::{self, Notifier};
 use crate::source::{mqtt, serial};
 use crate::status::report::Reporter;
 use crate::status::socket::Socket;
@@ -32,17 +34,14 @@ use crate::uplink;
 
 /// What is handed to Kafka and not delivered when the gateway is told to stop has this much of the time at least.
 const DRAIN_MIN: Duration = Duration::from_secs(1);
-/// A commit that takes longer means that the disk, or sled, hangs: only a restart helps.
-const COMMIT_AGE_MAX: Duration = Duration::from_secs(120);
-const WATCH_INTERVAL: Duration = Duration::from_secs(20);
 /// At most this part of the outbox is in flight.
 const IN_FLIGHT_SHARE: u64 = 16;
 /// Devices that fell silent are looked for this often.
 const TICK: Duration = Duration::from_secs(1);
 /// A disk that refuses the rules' first checkpoint is asked again after this.
 const JOURNAL_RETRY: Duration = Duration::from_secs(2);
-/// For processes that a hanging disk had to end (EX_IOERR).
-const EXIT_DISK_HANGS: i32 = 74;
+/// What the end takes beyond the time that is left to deliver: sources take leave, the last commit is made.
+const STOP_MORE: Duration = Duration::from_secs(40);
 
 /// Why the gateway could not run, or not end in good order.
 #[derive(Debug, thiserror::Error)]
@@ -66,9 +65,13 @@ pub enum RunError {
 /// # Errors
 /// When it cannot start. Whatever is unreachable is no error: it starts and tries again.
 pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    let notifier = Notifier::from_environment();
+    notifier.status("opening the outbox");
     let counters = Counters::default();
     let links = Links::default();
     let (outbox, closer, left) = open_outbox(&config, &counters).await?;
+    links.beats().watch(service::OUTBOX, &outbox.beat());
+    let watch = service::watch(notifier.clone(), links.beats().clone());
     let backlog = outbox.backlog();
     info!(
         gateway = config.gateway.id,
@@ -92,22 +95,27 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
     ));
     let reporter = Reporter::new(&config.gateway.id, outbox.clone(), links.clone(), counters.clone());
     let status = serve_status(&config.gateway.data_dir, reporter);
-    let watchdog = tokio::spawn(watch_disk(outbox.clone()));
+    let teller = tokio::spawn(service::tell(notifier.clone(), outbox.clone(), links.clone()));
 
     tokio::pin!(shutdown);
     let begun = tokio::select! {
         () = &mut shutdown => false,
-        () = begin_journal(&outbox, &mut rules, has_left) => true,
+        () = begin_journal(&outbox, &mut rules, has_left, &notifier) => true,
     };
     let (stop_sources, sources_stop) = watch::channel(!begun);
     let pipeline = Pipeline::new(outbox.clone(), rules);
     let sink = Sink::Pipeline(pipeline.clone());
     let mut sources = start_sources(&config, profiles, &sink, &links, &counters, &sources_stop)?;
     drop(sink);
-    let ticks = begun.then(|| tokio::spawn(pass_time(pipeline.clone())));
+    let ticks = begun.then(|| tokio::spawn(pass_time(pipeline.clone(), links.beats().part("rules"))));
+    if begun {
+        notifier.ready();
+    }
     let ended = if begun { run_until(shutdown, &mut uplink, &mut sources).await } else { None };
 
     let deadline = clock::instant() + config.gateway.stop_timeout;
+    teller.abort();
+    notifier.stopping(config.gateway.stop_timeout + STOP_MORE);
     info!("stopping: sources first, then at most {:?} to deliver what waits", config.gateway.stop_timeout);
     stop_sources.send_replace(true);
     finish(sources).await;
@@ -130,7 +138,7 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
     // Aborted tasks are dropped at the runtime's leisure; the socket's file is to be gone when the process is.
     let _ = status.await;
     let closed = tokio::task::spawn_blocking(move || closer.close()).await;
-    watchdog.abort();
+    drop(watch);
     match (closed, ended) {
         (Err(error), _) => Err(RunError::Task(error.to_string())),
         (Ok(Err(error)), _) => Err(error.into()),
@@ -170,7 +178,7 @@ fn kafka_within(config: &Config) -> config::Kafka {
 
 /// Makes the state that the rules begin with durable: the journal of this run goes on from there, so no source may start
 /// before. A disk that refuses is asked again while the uplink drains it.
-async fn begin_journal(outbox: &Outbox, rules: &mut Rules, has_left: bool) {
+async fn begin_journal(outbox: &Outbox, rules: &mut Rules, has_left: bool, notifier: &Notifier) {
     if rules.is_empty() && !has_left {
         return;
     }
@@ -182,6 +190,7 @@ async fn begin_journal(outbox: &Outbox, rules: &mut Rules, has_left: bool) {
         match begun {
             Ok(Ok(())) => break,
             Ok(Err(error)) => {
+                notifier.set_remark("nothing is collected until the windows' state can be written");
                 if let Some(suppressed) = trouble.pass(clock::instant()) {
                     error!(suppressed, "nothing is collected until the windows' state can be written: {error}");
                 }
@@ -190,17 +199,19 @@ async fn begin_journal(outbox: &Outbox, rules: &mut Rules, has_left: bool) {
         }
         tokio::time::sleep(JOURNAL_RETRY).await;
     }
+    notifier.set_remark("");
     // Pieces that the checkpoint includes need not be stored.
     while rules.take_journal().is_some() {}
 }
 
 /// Tells the rules once a second how late it is.
-async fn pass_time(pipeline: Pipeline) {
+async fn pass_time(pipeline: Pipeline, beat: Beat) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         pipeline.tick(clock::stamp());
+        beat.beat();
     }
 }
 
@@ -282,21 +293,6 @@ fn serve_status(data_dir: &Path, reporter: Reporter) -> JoinHandle<()> {
         Err(error) => {
             warn!("`tidegate status` will not work, its socket in {} cannot be made: {error}", data_dir.display());
             tokio::spawn(std::future::ready(()))
-        }
-    }
-}
-
-/// Ends the process when a commit hangs: sled waits for its own threads without a limit, and what is not durable is not
-/// acknowledged, so a restart loses nothing.
-async fn watch_disk(outbox: Outbox) {
-    loop {
-        tokio::time::sleep(WATCH_INTERVAL).await;
-        let now: Instant = clock::instant();
-        if let Some(age) = outbox.commit_age(now).filter(|age| *age > COMMIT_AGE_MAX) {
-            error!(
-                "a commit has been going on for {age:?}: the disk hangs; the gateway ends so that it can be restarted"
-            );
-            std::process::exit(EXIT_DISK_HANGS);
         }
     }
 }

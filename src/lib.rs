@@ -16,8 +16,10 @@
 //! 5. The [`uplink`] reads what is durable, sends it to Kafka, and tells the outbox which records Kafka has.
 //!
 //! [`gateway`] wires these together and stops them in order; [`config`] says how, [`counters`] and [`status`] say how it is
-//! going, [`clock`] is the only module that knows the time, and [`cli`] is what a person types.
+//! going, [`clock`] is the only module that knows the time, and [`cli`] is what a person types. The parts say by their [`beats`]
+//! that they make progress, and [`service`] tells systemd, as long as it is so.
 
+pub mod beats;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -33,6 +35,7 @@ pub mod profile;
 pub mod reading;
 pub mod replay;
 pub mod rules;
+pub mod service;
 pub mod source;
 pub mod status;
 mod sum;

@@ -1,15 +1,14 @@
-//! How the gateway logs: human on a terminal, with syslog priorities for journald, plain otherwise; never a line per
-//! message. All of it goes to standard error.
+//! How the gateway logs: human on a terminal, with fields where standard error is systemd's journal, plain otherwise; never a
+//! line per message.
 
-use std::fmt;
+mod journal;
+
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// Starts logging. `filter` is a level (`info`) or a list of targets with levels (`info,tidegate::uplink=debug`).
 ///
@@ -17,36 +16,14 @@ use tracing_subscriber::registry::LookupSpan;
 /// When the filter cannot be read.
 pub fn start(filter: &str) -> Result<(), tracing_subscriber::filter::ParseError> {
     let filter = EnvFilter::try_new(filter)?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // journald names the descriptor that it listens on; it adds the time itself.
-    if std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal() {
-        builder.with_ansi(false).event_format(Priority).init();
+    if journal::is_stderr() {
+        // It adds the time itself.
+        tracing_subscriber::registry().with(filter).with(journal::Journal::new()).init();
     } else {
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
     }
     Ok(())
-}
-
-/// Lines that begin with the priority of syslog, as sd-daemon(3) describes.
-#[derive(Debug)]
-struct Priority;
-
-impl<S, N> FormatEvent<S, N> for Priority
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-{
-    fn format_event(&self, context: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        let priority = match *event.metadata().level() {
-            Level::ERROR => 3,
-            Level::WARN => 4,
-            Level::INFO => 6,
-            Level::DEBUG | Level::TRACE => 7,
-        };
-        write!(out, "<{priority}>")?;
-        context.format_fields(out.by_ref(), event)?;
-        writeln!(out)
-    }
 }
 
 /// Lets one line through per interval, and tells the next one how many were held back.

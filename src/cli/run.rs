@@ -18,6 +18,7 @@ use crate::intake::Sink;
 use crate::outbox;
 use crate::print::{self, Format, Printer};
 use crate::profile::ProfileSet;
+use crate::service::sandbox;
 use crate::status::Links;
 
 /// After this long without a message a person wonders.
@@ -114,7 +115,9 @@ fn finish(outcome: anyhow::Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            fail(&format!("{error:#}"));
+            let refused = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+            let hint = refused.map(sandbox::file_refused).filter(|hint| !hint.is_empty());
+            fail(&hint.map_or_else(|| format!("{error:#}"), |hint| format!("{error:#}; {hint}")));
             ExitCode::from(FAILED)
         }
     }

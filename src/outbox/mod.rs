@@ -46,7 +46,6 @@ mod writer;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use roaring::RoaringBitmap;
 use tokio::sync::watch;
@@ -57,6 +56,7 @@ pub(crate) use self::record::from_cbor;
 pub use self::record::to_cbor;
 pub use self::recovery::OpenError;
 use self::state::Shared;
+use crate::beats::Beat;
 use crate::clock;
 use crate::config;
 use crate::counters::Counters;
@@ -302,10 +302,10 @@ impl Outbox {
         &self.shared.installation
     }
 
-    /// For how long the commit that is going on has been going on: a disk that hangs shows here and nowhere else.
+    /// What the thread that commits beats with: a disk that hangs shows here and nowhere else.
     #[must_use]
-    pub fn commit_age(&self, now: Instant) -> Option<Duration> {
-        self.shared.lock().commit_started.map(|started| now.saturating_duration_since(started))
+    pub fn beat(&self) -> Beat {
+        self.shared.beat.clone()
     }
 }
 

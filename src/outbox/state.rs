@@ -18,6 +18,7 @@ use super::pending::{Append, BLOCK_BYTES, Block, boxed_bytes, encoded_bytes, tex
 use super::progress::Progress;
 use super::segment::{Key, SharedSegment};
 use super::{Backlog, Lane, Stored, checkpoint, settled};
+use crate::beats::Beat;
 use crate::clock;
 use crate::config;
 use crate::counters::{Count, Counter, Counters};
@@ -467,6 +468,8 @@ pub(crate) struct Shared {
     /// Receipts to remember of each session.
     receipts_max: usize,
     /// Held for as long as the outbox is: one gateway for each data directory.
+    /// The writer's.
+    pub(crate) beat: Beat,
     data_dir_lock: Mutex<Option<std::fs::File>>,
     appended: [Counter; 3],
     pub(crate) damaged: [Counter; 3],
@@ -495,6 +498,7 @@ impl Shared {
             installation,
             first_segment,
             receipts_max,
+            beat: Beat::default(),
             data_dir_lock: Mutex::new(Some(lock)),
             appended: by_lane(Count::Appended),
             damaged: by_lane(Count::Damaged),

@@ -73,6 +73,7 @@ use super::record;
 use super::segment::{self, DISK_STEP_BYTES, Key, Segment};
 use super::state::{ChunkAt, SegmentState, Shared, State, Tail};
 use super::{Append, Lane, checkpoint, recovery};
+use crate::beats;
 use crate::clock;
 use crate::counters::{Count, Counter, Counters};
 use crate::log::Throttle;
@@ -221,6 +222,7 @@ impl Writer {
         let mut backoff = RETRY_MIN;
         let mut attempts = 0;
         loop {
+            shared.beat.beat();
             let (work, closing) = self.next_work(shared);
             let is_release = matches!(work, Work::Release);
             let done = match work {
@@ -321,9 +323,10 @@ impl Writer {
                 return (Work::Cursor, closing);
             }
             let kept_in = state.expires.map(|at| at.saturating_duration_since(now));
-            let waits = [commit_in, cursor_in, expire_in, kept_in].into_iter().flatten();
+            let waits = [commit_in, cursor_in, expire_in, kept_in, Some(beats::INTERVAL)].into_iter().flatten();
             let timeout = waits.filter(|left| !left.is_zero()).min();
             state = shared.wait(state, timeout);
+            shared.beat.beat();
         }
     }
 

@@ -21,6 +21,7 @@ use crate::counters::{Count, Counter, Counters};
 use crate::intake::Intake;
 use crate::log::Throttle;
 use crate::reading::Frames;
+use crate::service::sandbox;
 use crate::status::Link;
 
 /// What waits for a commit at most; above this the port is not read.
@@ -117,7 +118,13 @@ fn open(settings: &Serial, port: &str) -> Result<tokio_serial::SerialStream, Str
         })
         .stop_bits(if settings.stop_bits == Some(2) { StopBits::Two } else { StopBits::One })
         .flow_control(FlowControl::None);
-    builder.open_native_async().map_err(|error| format!("cannot be opened: {error}"))
+    builder.open_native_async().map_err(|error| match error.kind() {
+        tokio_serial::ErrorKind::Io(std::io::ErrorKind::NotFound) => format!("cannot be opened: {error}"),
+        _ => match sandbox::port_refused(&settings.port) {
+            Some(hint) => format!("cannot be opened: {error}: {hint}"),
+            None => format!("cannot be opened: {error}"),
+        },
+    })
 }
 
 /// Returns when the gateway stops.

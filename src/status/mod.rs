@@ -7,6 +7,7 @@ pub mod socket;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::beats::{Beat, Beats};
 use crate::clock;
 use crate::reading::Name;
 
@@ -46,22 +47,29 @@ pub struct LinkInfo {
 
 /// All links of one gateway. Cloning gives another handle to the same.
 #[derive(Clone, Debug, Default)]
-pub struct Links(Arc<Mutex<BTreeMap<Name, LinkInfo>>>);
+pub struct Links(Arc<Mutex<BTreeMap<Name, LinkInfo>>>, Beats);
 
 /// One link, for who holds it.
 #[derive(Clone, Debug)]
 pub struct Link {
     name: Name,
     links: Links,
+    beat: Beat,
 }
 
 impl Links {
     /// A link by its name (`mqtt.home`, `serial.meter`, `kafka`), connecting.
     #[must_use]
     pub fn link(&self, name: &str) -> Link {
-        let link = Link { name: Arc::from(name), links: self.clone() };
+        let link = Link { name: Arc::from(name), links: self.clone(), beat: self.1.part(name) };
         link.set(LinkState::Connecting, String::new());
         link
+    }
+
+    /// Whether the parts behind the links make progress: those that beat.
+    #[must_use]
+    pub fn beats(&self) -> &Beats {
+        &self.1
     }
 
     /// All links by name.
@@ -80,6 +88,11 @@ impl Link {
     /// It is down.
     pub fn down(&self, why: impl Into<String>) {
         self.set(LinkState::Down, why.into());
+    }
+
+    /// The part that holds it has come around its loop (see [`beats`](crate::beats)).
+    pub fn beat(&self) {
+        self.beat.beat();
     }
 
     fn set(&self, state: LinkState, detail: String) {

@@ -27,6 +27,7 @@ use super::sink::{Connect, Report, Reports, Sink};
 use super::source::{Chunk, Source};
 use super::topic::Topics;
 use super::trial::Trials;
+use crate::beats;
 use crate::clock;
 use crate::counters::{Count, Counter, Counters};
 use crate::log::Throttle;
@@ -82,8 +83,8 @@ const DOUBT: Duration = Duration::from_secs(10);
 const ATTEMPTS_MAX: u8 = 5;
 /// While records wait for their reports, the loop looks after them this often.
 const TICK: Duration = Duration::from_secs(1);
-/// Without anything to do it sleeps this long.
-const IDLE: Duration = Duration::from_secs(3_600);
+/// Without anything to do it sleeps this long, and comes around to say that it is there.
+const IDLE: Duration = beats::INTERVAL;
 /// After the client's queue was full.
 const FULL: Duration = Duration::from_millis(20);
 
@@ -203,6 +204,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
         let mut quiet_since = clock::instant();
         loop {
             let now = clock::instant();
+            self.health.beat();
             self.turn(now);
             if let Some(deadline) = deadline {
                 let quiet_at = quiet_since + self.tuning.quiet;

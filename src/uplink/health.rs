@@ -82,6 +82,11 @@ impl Health {
         detail.clone_into(&mut self.shown);
     }
 
+    /// The uplink has come around its loop.
+    pub(crate) fn beat(&self) {
+        self.link.beat();
+    }
+
     /// Something may be wrong: ask.
     pub(crate) fn doubt(&mut self, now: Instant) {
         if self.state == State::Up {

@@ -5,7 +5,7 @@
 //! the read interval and then takes everything at once, and all acknowledgements that are due leave in one write. It is
 //! the thread that sleeps, not the task: a task would leave epoll to wake the thread for each segment that arrives. So a
 //! source has a thread of its own (see [`super::run`]). A message that comes alone is read at once, and an idle connection
-//! wakes up for its keep-alive only.
+//! wakes up for its keep-alive, and to say that it is there.
 //!
 //! At the memory budget the socket is not read, so that TCP holds the broker back, while acknowledgements and pings still
 //! go out. The answers to those pings lie unread then, so silence means nothing until reading goes on.
@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{sleep_until, timeout};
 
+use crate::beats;
 use crate::clock;
 use crate::config;
 use crate::reading::{Frames, Receipt};
@@ -114,11 +115,15 @@ async fn forget_receipts<S: Sink>(source: &mut Source<S>) {
     }
     let number = source.sink.accept(&Frames::new(clock::stamp()), &[Receipt::SESSION_LOST]);
     source.sink.hurry();
-    tokio::select! {
-        biased;
-        () = stopped(&mut source.stop) => {}
-        // An outbox that has ended is found by the connection.
-        _ = source.durable.wait_for(|durable| *durable >= number) => {}
+    loop {
+        tokio::select! {
+            biased;
+            () = stopped(&mut source.stop) => break,
+            // An outbox that has ended is found by the connection.
+            _ = source.durable.wait_for(|durable| *durable >= number) => break,
+            // A full disk may take its time.
+            () = tokio::time::sleep(beats::INTERVAL) => source.outage.beat(),
+        }
     }
 }
 
@@ -221,6 +226,7 @@ impl<'a, S: Sink> Connection<'a, S> {
         self.take_packets()?;
         let mut timer = Box::pin(sleep_until(self.next_wake().into()));
         loop {
+            self.source.outage.beat();
             if self.wait_for_more() {
                 self.take_durable()?;
             }
@@ -373,8 +379,9 @@ impl<'a, S: Sink> Connection<'a, S> {
             true => ping,
             false => [ping, silent, subscribed].into_iter().flatten().min(),
         };
-        // Without a keep-alive there is nothing to do: an hour stands for never.
-        soonest.unwrap_or_else(|| clock::instant() + Duration::from_secs(3600))
+        // With nothing to do it comes around all the same, to say that it is there.
+        let beat = clock::instant() + beats::INTERVAL;
+        soonest.map_or(beat, |soonest| soonest.min(beat))
     }
 
     /// A little less than the keep-alive, which counts from one packet of ours to the next (MQTT 5, 3.1.2.10).

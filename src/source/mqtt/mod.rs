@@ -108,6 +108,7 @@ async fn stay_connected<S: Sink>(mut source: Source<S>) {
     let mut backoff = Backoff::default();
     let mut short_lived = 0;
     loop {
+        source.outage.beat();
         let begun = clock::instant();
         let Err(error) = connection::serve(&mut source).await else { break };
         let now = clock::instant();
@@ -128,6 +129,7 @@ async fn stay_connected<S: Sink>(mut source: Source<S>) {
             ));
         }
         source.outage.down(now, why);
+        source.outage.beat();
         let wait = backoff.next(lasted, taken_over, fastrand::f32());
         tokio::select! {
             () = connection::stopped(&mut source.stop) => break,

@@ -50,6 +50,11 @@ impl Outage {
         }
     }
 
+    /// The source has come around its loop.
+    pub(super) fn beat(&self) {
+        self.link.beat();
+    }
+
     /// The broker has accepted the connection.
     pub(super) fn connected(&mut self, resumed: bool) {
         self.connects.add(1);
