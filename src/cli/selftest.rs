@@ -36,14 +36,22 @@ pub struct Selftest {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Deliver to this Kafka broker, without TLS or a password; to a stand-in inside of the program unless set
-    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = config::parse_broker)]
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = broker)]
     broker: Vec<String>,
-    /// The topic that 1,000 readings of a device `selftest` go to
-    #[arg(long, default_value = TOPIC, requires = "broker", value_parser = config::parse_topic)]
+    /// The topic that up to 1,000 readings of a device `selftest` go to
+    #[arg(long, default_value = TOPIC, requires = "broker", value_parser = topic)]
     topic: String,
     /// As JSON
     #[arg(long)]
     json: bool,
+}
+
+fn broker(text: &str) -> Result<String, String> {
+    config::parse_broker(text).map_err(|expected| format!("expected {expected}"))
+}
+
+fn topic(text: &str) -> Result<String, String> {
+    config::parse_topic(text).map_err(|expected| format!("expected {expected}"))
 }
 
 /// Tests, and says what it found: 0 if all is well, 1 if something is not.

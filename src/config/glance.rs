@@ -14,6 +14,8 @@ use super::secret;
 
 /// Shorter texts are no secrets, and are part of too many words.
 const SECRET_CHARS_MIN: usize = 4;
+/// What stands in every archive would give a secret away by being left out.
+const EVERYWHERE: [&str; 8] = ["tidegate", "gateway", "password", "secret", "kafka", "mqtt", "mosquitto", "root"];
 /// Tables deeper than this hold nothing of ours.
 const DEPTH_MAX: usize = 16;
 
@@ -71,9 +73,8 @@ impl Glance {
 
 impl Look<'_> {
     fn secret(&mut self, text: &str) {
-        for line in text.lines().map(str::trim).filter(|line| line.chars().count() >= SECRET_CHARS_MIN) {
-            self.secrets.push(line.to_owned());
-        }
+        let lines = text.lines().map(str::trim).filter(|line| line.chars().count() >= SECRET_CHARS_MIN);
+        self.secrets.extend(lines.filter(|line| !EVERYWHERE.contains(line)).map(str::to_owned));
     }
 
     fn table(&mut self, table: &DeTable<'_>, path: &str, depth: usize) {
