@@ -1,11 +1,13 @@
 //! Power cuts: whatever the moment, and again during the recovery, everything that was announced is there.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use tidegate::clock;
 
 use crate::disk::{Disk, Loss};
 use crate::faults::{Cut, Deaf, Plan};
+use crate::modes::Mode;
 use crate::orders::Task;
 use crate::rig::Rig;
 use crate::support::need;
@@ -22,21 +24,36 @@ const STEPS: u64 = 100_000;
 const SMALL: u64 = 5 << 20;
 const LARGE: u64 = 64 << 20;
 
+/// Chooses how the outbox of a disk is set up.
+type Modes = fn(&mut fastrand::Rng) -> Mode;
+
 /// What a series of cuts came to.
 #[derive(Debug, Default)]
 struct Tally {
     cuts: u64,
     kills: u64,
     announcements: u64,
+    /// Alarms that were read, readings that were thinned, records that were delivered without being written.
+    alarms: u64,
+    thinned: u64,
+    unwritten: u64,
+    /// Disks, by mode.
+    disks: BTreeMap<String, u64>,
     /// The seed of the first disk with problems, and these.
     found: Option<(u64, Vec<String>)>,
 }
 
 /// One disk through several rounds. Ends with the first problem.
-fn one_disk(seed: u64, losses: &[Loss], deaf: Deaf, until: Instant, tally: &mut Tally) {
+fn one_disk(seed: u64, losses: &[Loss], deaf: Deaf, modes: Modes, until: Instant, tally: &mut Tally) {
     let random = &mut fastrand::Rng::with_seed(seed);
-    let mut rig = Rig::new(if random.bool() { SMALL } else { LARGE });
-    let deliver = if random.bool() { 0 } else { random.u8(1..50) };
+    let mode = modes(random);
+    let mut rig = Rig::new(if mode.thins || random.bool() { SMALL } else { LARGE }, mode);
+    // Records wait in memory only for somebody who takes them.
+    let deliver = match random.bool() {
+        _ if mode.holds => random.u8(20..60),
+        true => random.u8(1..50),
+        false => 0,
+    };
     let mut disk = Disk::new();
     let plan = |at: u64, random: &mut fastrand::Rng| {
         let loss = losses[random.usize(0..losses.len())];
@@ -63,6 +80,10 @@ fn one_disk(seed: u64, losses: &[Loss], deaf: Deaf, until: Instant, tally: &mut 
         }
     }
     tally.announcements += rig.ledger.announcements;
+    tally.alarms += rig.ledger.alarms();
+    tally.thinned += rig.ledger.thinned();
+    tally.unwritten += rig.ledger.unwritten;
+    *tally.disks.entry(mode.to_string()).or_default() += 1;
     if !rig.ledger.problems().is_empty() && deaf == Deaf::Not {
         rig.save(&format!("{seed}"));
     }
@@ -72,12 +93,12 @@ fn one_disk(seed: u64, losses: &[Loss], deaf: Deaf, until: Instant, tally: &mut 
 }
 
 /// Disk after disk, until the time is over or something is found.
-fn many_disks(time: Duration, losses: &[Loss], deaf: Deaf) -> Tally {
+fn many_disks(time: Duration, losses: &[Loss], deaf: Deaf, modes: Modes) -> Tally {
     let time = if heavy() { time * 20 } else { time };
     let (until, first) = (clock::instant() + time, seed());
     let mut tally = Tally::default();
     for seed in first.. {
-        one_disk(seed, losses, deaf, until, &mut tally);
+        one_disk(seed, losses, deaf, modes, until, &mut tally);
         if tally.found.is_some() || clock::instant() > until {
             break;
         }
@@ -86,10 +107,11 @@ fn many_disks(time: Duration, losses: &[Loss], deaf: Deaf) -> Tally {
     tally
 }
 
-fn survives(seconds: u64, losses: &[Loss]) {
-    let tally = many_disks(Duration::from_secs(seconds), losses, Deaf::Not);
+fn survives(seconds: u64, losses: &[Loss], modes: Modes) -> Tally {
+    let tally = many_disks(Duration::from_secs(seconds), losses, Deaf::Not, modes);
     assert!(tally.found.is_none(), "TIDEGATE_SEED={}: {tally:#?}", tally.found.as_ref().unwrap().0);
     assert!(tally.cuts > 3 && tally.announcements > 0, "{tally:?}");
+    tally
 }
 
 #[test]
@@ -97,7 +119,8 @@ fn killed_again_and_again_nothing_announced_is_lost() {
     need!(Fuse);
     let (first, kills) = (seed(), if heavy() { 500 } else { 25 });
     let random = &mut fastrand::Rng::with_seed(first);
-    let (mut rig, mut disk) = (Rig::new(SMALL), Disk::new());
+    let mode = Mode::any(random);
+    let (mut rig, mut disk) = (Rig::new(SMALL, mode), Disk::new());
     for life in 0..kills {
         let kill = Some(Duration::from_millis(random.u64(20..700)));
         let task = Task::Write { steps: STEPS, deliver: random.u8(0..50) };
@@ -107,59 +130,93 @@ fn killed_again_and_again_nothing_announced_is_lost() {
         }
         assert!(rig.ledger.problems().is_empty(), "TIDEGATE_SEED={first}: {:#?}", rig.ledger.problems());
     }
-    println!("{kills} kills, {} announcements", rig.ledger.announcements);
+    println!("{kills} kills, {mode}, {} announcements", rig.ledger.announcements);
 }
 
 /// That the tests above can fail: without this sync they do.
-fn is_found(losses: &[Loss], deaf: Deaf) {
-    let tally = many_disks(Duration::from_secs(60), losses, deaf);
+fn is_found(losses: &[Loss], deaf: Deaf, modes: Modes) {
+    let tally = many_disks(Duration::from_secs(60), losses, deaf, modes);
     assert!(tally.found.is_some(), "{deaf:?} was not noticed: {tally:?}");
 }
 
 #[test]
 fn nothing_announced_is_lost_when_a_cut_takes_all_that_was_not_synced() {
     need!(Fuse);
-    survives(20, &[Loss::Strict]);
+    survives(20, &[Loss::Strict], Mode::any);
 }
 
 #[test]
 fn nothing_announced_is_lost_when_a_cut_takes_any_part_of_what_was_not_synced() {
     need!(Fuse);
-    survives(30, &[Loss::Torn]);
+    survives(30, &[Loss::Torn], Mode::any);
 }
 
 #[test]
 fn a_witness_that_knows_more_or_less_than_the_disk_is_no_damage() {
     need!(Fuse);
-    survives(15, &[Loss::AllBut("WITNESS"), Loss::Only("WITNESS")]);
+    survives(15, &[Loss::AllBut("WITNESS"), Loss::Only("WITNESS")], Mode::any);
+}
+
+#[test]
+fn nothing_announced_is_lost_where_old_readings_are_thinned() {
+    need!(Fuse);
+    let modes: Modes = |random| Mode { thins: true, ..Mode::any(random) };
+    let tally = survives(20, &[Loss::Strict, Loss::Torn], modes);
+    assert!(tally.thinned > 0, "{tally:?}");
+}
+
+#[test]
+fn nothing_announced_is_lost_where_records_wait_in_memory_for_kafka() {
+    need!(Fuse);
+    let modes: Modes = |random| Mode { holds: true, ..Mode::any(random) };
+    let tally = survives(20, &[Loss::Strict, Loss::Torn], modes);
+    assert!(tally.unwritten > 0, "{tally:?}");
+}
+
+#[test]
+fn nothing_announced_is_lost_where_all_is_encrypted() {
+    need!(Fuse);
+    survives(15, &[Loss::Strict, Loss::Torn], |random| Mode { seals: true, ..Mode::any(random) });
 }
 
 #[test]
 fn without_the_sync_of_the_database_loss_is_found() {
     need!(Fuse);
-    is_found(&[Loss::Strict], Deaf::File("db"));
+    is_found(&[Loss::Strict], Deaf::File("db"), |_| Mode::PLAIN);
 }
 
 #[test]
 fn without_the_sync_of_the_database_loss_is_found_in_torn_images() {
     need!(Fuse);
-    is_found(&[Loss::Torn], Deaf::File("db"));
+    is_found(&[Loss::Torn], Deaf::File("db"), |_| Mode::PLAIN);
+}
+
+#[test]
+fn without_the_sync_of_the_database_loss_is_found_where_records_wait_in_memory() {
+    need!(Fuse);
+    is_found(&[Loss::Strict], Deaf::File("db"), |_| Mode { holds: true, ..Mode::PLAIN });
+}
+
+#[test]
+fn without_the_sync_of_what_was_rewritten_loss_is_found() {
+    need!(Fuse);
+    is_found(&[Loss::Strict], Deaf::Rewritten, |_| Mode { thins: true, ..Mode::PLAIN });
 }
 
 #[test]
 fn without_the_sync_of_directories_loss_is_found() {
     need!(Fuse);
-    is_found(&[Loss::Strict], Deaf::Directories);
+    is_found(&[Loss::Strict], Deaf::Directories, |_| Mode::PLAIN);
 }
 
 #[test]
 fn without_the_sync_of_the_manifest_loss_is_found() {
     need!(Fuse);
-    is_found(&[Loss::Strict], Deaf::File("MANIFEST.new"));
+    is_found(&[Loss::Strict], Deaf::File("MANIFEST.new"), |_| Mode::PLAIN);
 }
 
 #[test]
 fn without_the_sync_of_the_checkpoint_loss_is_found() {
     need!(Fuse);
-    is_found(&[Loss::Strict], Deaf::File("CHECKPOINT.new"));
+    is_found(&[Loss::Strict], Deaf::File("CHECKPOINT.new"), |_| Mode::PLAIN);
 }

@@ -2,7 +2,8 @@
 //!
 //! - [`disk`]: a disk in memory that knows what a power cut leaves. [`mount`]: the same as a real file system, by FUSE.
 //!   [`faults`]: what goes wrong on it, and when.
-//! - [`writer`]: the child, a process that uses an outbox. [`orders`]: what it is told. [`rig`]: one life of it.
+//! - [`writer`]: the child, a process that uses an outbox, and [`made`]: what it appends. [`orders`]: what it is told.
+//!   [`modes`]: how its outbox is set up. [`rig`]: one life of it.
 //! - [`ledger`]: what children said, and whether what is found later agrees.
 //! - [`cuts`]: power cuts, and the proof that they would be noticed. [`kth`]: each operation fails once, or from then on.
 
@@ -14,6 +15,8 @@ mod disk;
 mod faults;
 mod kth;
 mod ledger;
+mod made;
+mod modes;
 mod mount;
 mod orders;
 mod rig;

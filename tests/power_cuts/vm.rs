@@ -12,6 +12,7 @@ use std::time::Duration;
 use tidegate::clock;
 
 use crate::ledger::{Ledger, Said};
+use crate::modes::Mode;
 use crate::orders::{Orders, Task};
 use crate::seed;
 
@@ -70,6 +71,7 @@ fn boot(directory: &Path, ledger: &mut Ledger, life: u64, preload: &str, random:
         seed: random.clone().u64(..),
         life,
         size_max: if matches!(task, Task::Drain) { u64::MAX / 4 } else { SIZE_MAX },
+        mode: Mode::PLAIN,
         patience: Duration::from_secs(60),
     };
     let drain = orders(Task::Drain, 2 * life).to_text();
