@@ -1,121 +1,95 @@
-//! A virtual machine that is killed: a real kernel, ext4, and a page cache that goes with it.
+//! Power cuts of a virtual machine: a real kernel, ext4, and a page cache that goes with it.
 //!
-//! `tests/power_cuts/vm` makes what this needs and runs it; without that it does nothing. Each boot reads all that is there,
-//! which is compared with what earlier boots said over the serial console, and then writes on until QEMU is killed.
+//! `tests/power_cuts/vm` makes what this needs and runs it; without that it does nothing. Each life reads all that is there,
+//! which is compared with what earlier lives said over the serial console, and then writes on until the power is cut: what
+//! was not flushed is lost, or any part of it stays, or all.
 
-use std::io::{BufRead, BufReader};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 use tidegate::clock;
 
 use crate::ledger::{Ledger, Said};
+use crate::machine::{DISK, LOG, Machine};
 use crate::modes::Mode;
 use crate::orders::{Orders, Task};
+use crate::power::{self, Stays, Written};
 use crate::seed;
 
-/// A boot without acceleration, on a busy machine.
-const BOOT_MAX: Duration = Duration::from_secs(240);
-/// Within this time after the first append the machine is killed.
-const WRITE_MS_MAX: u64 = 12_000;
+/// A life has to come to writing by then: without acceleration, on a busy machine.
+const WAIT: Duration = Duration::from_secs(240);
+/// Within this time after that the power is cut.
+const WRITE_MS_MAX: u64 = 4_000;
 const SIZE_MAX: u64 = 6 << 20;
+/// Cuts of one disk; the next one begins empty, with another mode.
+const CUTS: u64 = 8;
 /// Where the guest has its disk.
 const GUEST_PATH: &str = "/d/data";
 
-struct Machine {
-    child: Child,
-    lines: Receiver<String>,
+/// A life's part in what is known.
+struct Lives<'a> {
+    directory: &'a Path,
+    ledger: Ledger,
+    mode: Mode,
+    preload: &'static str,
+    life: u64,
 }
 
-impl Machine {
-    fn boot(directory: &Path) -> Self {
-        let drive =
-            |name: &str| format!("file={},format=raw,if=virtio,cache=writeback", directory.join(name).display());
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-M", "q35", "-cpu", "max", "-m", "384", "-smp", "1", "-nodefaults", "-no-reboot"]);
-        qemu.args(["-display", "none", "-serial", "stdio", "-kernel"]).arg(directory.join("vmlinuz"));
-        qemu.arg("-initrd").arg(directory.join("initramfs"));
-        qemu.args(["-append", "console=ttyS0 quiet panic=1 random.trust_cpu=on mitigations=off"]);
-        for name in ["program.img", "disk.img", "orders"] {
-            qemu.args(["-drive", &drive(name)]);
-        }
-        let mut child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in output.split(b'\n').map_while(Result::ok) {
-                // A line that was cut off has no end: it is the last one, and nobody asks for it.
-                if line.last() == Some(&b'\r') {
-                    let _ = sender.send(String::from_utf8_lossy(&line[..line.len() - 1]).into_owned());
-                }
-            }
-        });
-        Self { child, lines }
+impl Lives<'_> {
+    fn orders(&self, path: &str, task: Task, life: u64, seed: u64) -> String {
+        let size_max = if matches!(task, Task::Drain) { u64::MAX / 4 } else { SIZE_MAX };
+        let (mode, patience) = (self.mode, Duration::from_secs(60));
+        Orders { path: path.into(), task, seed, life, size_max, mode, patience }.to_text()
     }
-}
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    /// One life, ended by a cut.
+    fn live(&mut self, random: &mut fastrand::Rng) -> Written {
+        self.life += 1;
+        self.ledger.begin();
+        let deliver = if self.mode.holds { 40 } else { 15 };
+        let drain = self.orders(GUEST_PATH, Task::Drain, 2 * self.life, random.u64(..));
+        let task = Task::Write { steps: 1_000_000, deliver };
+        let write = self.orders(GUEST_PATH, task, 2 * self.life + 1, random.u64(..));
+        // Most often while it writes, sometimes at once.
+        let after = if random.u8(0..5) == 0 { 0 } else { random.u64(0..WRITE_MS_MAX) };
+        let stays = [Stays::Nothing, Stays::Any, Stays::Any, Stays::All][random.usize(0..4)];
+        // Memory that is resumed knows neither the time nor new random numbers.
+        let time = (clock::wall_ms() / 1_000).to_string();
+        let numbers: String = (0..64).map(|_| random.alphanumeric()).collect();
+        let mut machine = Machine::resume(self.directory);
+        machine.tell(&[&time, &numbers, &drain, &write, self.preload]);
+        let (mut said, mut until) = (Said::default(), clock::instant() + WAIT);
+        while let Ok(line) = machine.line(until) {
+            let is_writing = said.begun;
+            self.take(&line, &mut said);
+            if !self.ledger.problems().is_empty() {
+                break;
+            }
+            if said.begun && !is_writing {
+                until = clock::instant() + Duration::from_millis(after);
+            }
+        }
+        if !said.begun && self.ledger.problems().is_empty() {
+            machine.give_up("come to writing");
+        }
+        machine.cut().iter().for_each(|line| self.take(line, &mut said));
+        power::cut(&self.directory.join(DISK), &self.directory.join(LOG), stays, random).unwrap()
     }
-}
 
-/// One boot, ended by a kill. Whether it came to writing.
-fn boot(directory: &Path, ledger: &mut Ledger, life: u64, preload: &str, random: &mut fastrand::Rng) -> bool {
-    let orders = |task, life| Orders {
-        path: PathBuf::from(GUEST_PATH),
-        task,
-        seed: random.clone().u64(..),
-        life,
-        size_max: if matches!(task, Task::Drain) { u64::MAX / 4 } else { SIZE_MAX },
-        mode: Mode::PLAIN,
-        patience: Duration::from_secs(60),
-    };
-    let drain = orders(Task::Drain, 2 * life).to_text();
-    let write = orders(Task::Write { steps: 1_000_000, deliver: 15 }, 2 * life + 1).to_text();
-    let mut text = format!("{drain}\n{write}\n{preload}\n").into_bytes();
-    text.resize(4096, b'\n');
-    std::fs::write(directory.join("orders"), text).unwrap();
-    ledger.begin();
-    let machine = Machine::boot(directory);
-    let (mut said, start) = (Said::default(), clock::instant());
-    let mut kill_at = start + BOOT_MAX;
-    let mut wrote = false;
-    let mut log = Vec::new();
-    loop {
-        let left = kill_at.saturating_duration_since(clock::instant());
-        match machine.lines.recv_timeout(left) {
-            Ok(line) => {
-                let was_drained = said.drained;
-                if let Some(line) = line.strip_prefix("@ ") {
-                    ledger.take(line, &mut said);
-                }
-                if said.drained && !was_drained {
-                    ledger.settle();
-                }
-                if said.begun && !wrote {
-                    wrote = true;
-                    // Most often while it writes, sometimes at once.
-                    let after = if random.u8(0..5) == 0 { 0 } else { random.u64(0..WRITE_MS_MAX) };
-                    kill_at = clock::instant() + Duration::from_millis(after);
-                }
-                log.push(line);
+    fn take(&mut self, line: &str, said: &mut Said) {
+        let was_drained = said.drained;
+        match line.strip_prefix("@ ") {
+            Some(line) => self.ledger.take(line, said),
+            None if line.contains("cannot be mounted") || line.contains("EXT4-fs error") => {
+                self.ledger.complain(line.to_owned());
             }
-            Err(RecvTimeoutError::Timeout) if wrote => break,
-            Err(error) => {
-                let tail = log.split_off(log.len().saturating_sub(30)).join("\n");
-                panic!("the machine did not come to writing: {error}\n{tail}");
-            }
+            None => {}
         }
-        if !ledger.problems().is_empty() {
-            break;
+        if said.drained && !was_drained {
+            self.ledger.settle();
         }
     }
-    drop(machine);
-    wrote
 }
 
 #[test]
@@ -125,20 +99,38 @@ fn a_machine_that_is_killed_loses_nothing_announced() {
     let (cuts, seconds) = (number("TIDEGATE_VM_CUTS", 1_000), number("TIDEGATE_VM_SECONDS", 300));
     let without_sync = std::env::var_os("TIDEGATE_VM_WITHOUT_SYNC").is_some();
     let preload = if without_sync { "/nosync.so" } else { "" };
-    let (seed, start) = (seed(), clock::instant());
+    let seed = seed();
     let random = &mut fastrand::Rng::with_seed(seed);
-    let mut ledger = Ledger::default();
-    let mut done = 0;
-    while done < cuts && start.elapsed() < Duration::from_secs(seconds) && ledger.problems().is_empty() {
-        boot(&directory, &mut ledger, done + 1, preload, random);
-        done += 1;
+    let renew = || std::fs::copy(directory.join("empty.img"), directory.join(DISK)).unwrap();
+    renew();
+    let new = |mode| Lives { directory: &directory, ledger: Ledger::new(mode), mode, preload, life: 0 };
+    let warm = new(Mode::PLAIN).orders("/tmp/warm", Task::Write { steps: 20, deliver: 20 }, 1, 1);
+    Machine::prepare(&directory, &warm);
+    let (start, mut done, mut said) = (clock::instant(), 0, 0);
+    let mut modes: BTreeMap<String, (u64, Written)> = BTreeMap::new();
+    let mut problems = Vec::new();
+    while done < cuts && start.elapsed() < Duration::from_secs(seconds) && problems.is_empty() {
+        renew();
+        let mut lives = new(if without_sync { Mode::PLAIN } else { Mode::any(random) });
+        let (of_mode, all) = modes.entry(lives.mode.to_string()).or_default();
+        for _ in 0..CUTS.min(cuts - done) {
+            let written = lives.live(random);
+            done += 1;
+            *of_mode += 1;
+            all.flushes += written.flushes;
+            all.flushed += written.flushed;
+            all.stayed += written.stayed;
+            all.lost += written.lost;
+            if !lives.ledger.problems().is_empty() || start.elapsed() > Duration::from_secs(seconds) {
+                break;
+            }
+        }
+        said += lives.ledger.announcements;
+        problems = lives.ledger.problems().to_vec();
     }
-    let (said, problems) = (ledger.announcements, ledger.problems());
-    println!(
-        "TIDEGATE_SEED={seed}: {done} cuts in {:?}, {said} announcements, {} problems {}",
-        start.elapsed(),
-        problems.len(),
-        problems.first().map_or("", String::as_str),
-    );
+    let first = problems.first().map_or("", String::as_str);
+    let (took, count) = (start.elapsed(), problems.len());
+    println!("TIDEGATE_SEED={seed}: {done} cuts in {took:?}, {said} announcements, {count} problems {first}");
+    modes.iter().for_each(|(mode, (cuts, written))| println!("{mode}: {cuts} cuts, {written:?}"));
     assert_eq!(!problems.is_empty(), without_sync, "{problems:#?}");
 }
