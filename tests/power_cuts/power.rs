@@ -36,23 +36,31 @@ pub(crate) struct Written {
     pub(crate) lost: u64,
 }
 
-/// A write of the log: its place on the disk, and where in the log its data is.
+/// An entry of the log: a write's place on the disk and that of its data in the log, and whether all so far was flushed.
 #[derive(Clone, Copy, Debug)]
-struct Piece {
+struct Entry {
     offset: u64,
     length: u64,
     data: u64,
+    flushes: bool,
+    /// Where the next one begins.
+    end: u64,
 }
 
-/// Carries over to `disk` what the cut leaves of `log`.
-pub(crate) fn cut(disk: &Path, log: &Path, stays: Stays, random: &mut fastrand::Rng) -> io::Result<Written> {
+/// Carries over to `disk` what a cut leaves of `log`: one after any of its entries, the first `from` bytes of it being
+/// there in any case.
+pub(crate) fn cut(disk: &Path, log: &Path, from: u64, stays: Stays, random: &mut fastrand::Rng) -> io::Result<Written> {
     let (disk, log) = (File::options().write(true).open(disk)?, File::open(log)?);
-    let (pieces, flushed, flushes) = read(&log)?;
+    let mut entries = read(&log)?;
+    let first = entries.partition_point(|entry| entry.end <= from);
+    entries.truncate(random.usize(first..=entries.len()));
+    let flushed = entries.iter().rposition(|entry| entry.flushes).map_or(0, |at| at + 1);
+    let flushes = entries.iter().filter(|entry| entry.flushes).count() as u64;
     let mut written = Written { flushes, ..Written::default() };
-    for (at, piece) in pieces.iter().enumerate() {
+    for (at, entry) in entries.iter().enumerate() {
         let mut done = 0;
-        while done < piece.length {
-            let length = (BLOCK - (piece.offset + done) % BLOCK).min(piece.length - done);
+        while done < entry.length {
+            let length = (BLOCK - (entry.offset + done) % BLOCK).min(entry.length - done);
             let is_flushed = at < flushed;
             let stays = match stays {
                 _ if is_flushed => true,
@@ -62,8 +70,8 @@ pub(crate) fn cut(disk: &Path, log: &Path, stays: Stays, random: &mut fastrand::
             };
             if stays {
                 let mut block = vec![0; usize::try_from(length).unwrap_or_default()];
-                log.read_exact_at(&mut block, piece.data + done)?;
-                disk.write_all_at(&block, piece.offset + done)?;
+                log.read_exact_at(&mut block, entry.data + done)?;
+                disk.write_all_at(&block, entry.offset + done)?;
             }
             let count = match (is_flushed, stays) {
                 (true, _) => &mut written.flushed,
@@ -77,36 +85,29 @@ pub(crate) fn cut(disk: &Path, log: &Path, stays: Stays, random: &mut fastrand::
     Ok(written)
 }
 
-/// All writes in their order, how many of them came before the last flush, and how many flushes there were.
-fn read(log: &File) -> io::Result<(Vec<Piece>, usize, u64)> {
+/// All of it in its order.
+fn read(log: &File) -> io::Result<Vec<Entry>> {
     let length = log.metadata()?.len();
     let word = |offset: u64| -> io::Result<u64> {
         let mut word = [0; 8];
         log.read_exact_at(&mut word, offset)?;
         Ok(u64::from_le_bytes(word))
     };
-    let (mut pieces, mut flushed, mut flushes) = (Vec::new(), 0, 0);
+    let mut entries = Vec::new();
     let mut at = SECTOR;
     while at + SECTOR <= length {
         let [sector, sectors, flags, _] = [word(at)?, word(at + 8)?, word(at + 16)?, word(at + 24)?];
         // Anything else, such as a discard, this disk was not told to understand; a hole would be a write that never ended.
         if flags & !(FLUSH | FORCE) > 0 || (sectors, flags) == (0, 0) {
-            return Err(io::Error::other(format!(
-                "an entry of {sectors} sectors with flags {flags} at {at} of {length}"
-            )));
+            let what = format!("an entry of {sectors} sectors with flags {flags} at {at} of {length}");
+            return Err(io::Error::other(what));
         }
-        at += SECTOR;
-        if sectors > 0 {
-            pieces.push(Piece { offset: sector * SECTOR, length: sectors * SECTOR, data: at });
-            at += sectors * SECTOR;
-        }
-        if flags > 0 {
-            flushes += 1;
-            flushed = pieces.len();
-        }
+        let (data, length) = (at + SECTOR, sectors * SECTOR);
+        at = data + length;
+        entries.push(Entry { offset: sector * SECTOR, length, data, flushes: flags > 0, end: at });
     }
-    if flushes > 0 && word(0)? != MAGIC {
+    if entries.iter().any(|entry| entry.flushes) && word(0)? != MAGIC {
         return Err(io::Error::other("it is no log of writes"));
     }
-    Ok((pieces, flushed, flushes))
+    Ok(entries)
 }

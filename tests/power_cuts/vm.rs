@@ -3,6 +3,8 @@
 //! `tests/power_cuts/vm` makes what this needs and runs it; without that it does nothing. Each life reads all that is there,
 //! which is compared with what earlier lives said over the serial console, and then writes on until the power is cut: what
 //! was not flushed is lost, or any part of it stays, or all.
+//!
+//! The cut comes after any entry of the log of writes, so that it often falls between a write and its flush.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -21,6 +23,10 @@ use crate::seed;
 const WAIT: Duration = Duration::from_secs(240);
 /// Within this time after that the power is cut.
 const WRITE_MS_MAX: u64 = 4_000;
+/// The cut comes at any of the writes of so long.
+const LATE_MS_MAX: u64 = 300;
+/// What counts of that which is said in that time: what was tried, and what must never happen.
+const KNOWN_ANYWAY: [&str; 5] = ["@ append", "@ panic", "@ trouble", "@ refused", "@ counts"];
 const SIZE_MAX: u64 = 6 << 20;
 /// Cuts of one disk; the next one begins empty, with another mode.
 const CUTS: u64 = 8;
@@ -34,6 +40,8 @@ struct Lives<'a> {
     mode: Mode,
     preload: &'static str,
     life: u64,
+    /// All that the lives said.
+    console: Vec<String>,
 }
 
 impl Lives<'_> {
@@ -57,6 +65,7 @@ impl Lives<'_> {
         // Memory that is resumed knows neither the time nor new random numbers.
         let time = (clock::wall_ms() / 1_000).to_string();
         let numbers: String = (0..64).map(|_| random.alphanumeric()).collect();
+        self.console.push(format!("life {}, cut {after} ms after it began to write, {stays:?} stays", self.life));
         let mut machine = Machine::resume(self.directory);
         machine.tell(&[&time, &numbers, &drain, &write, self.preload]);
         let (mut said, mut until) = (Said::default(), clock::instant() + WAIT);
@@ -73,12 +82,20 @@ impl Lives<'_> {
         if !said.begun && self.ledger.problems().is_empty() {
             machine.give_up("come to writing");
         }
-        machine.cut().iter().for_each(|line| self.take(line, &mut said));
-        power::cut(&self.directory.join(DISK), &self.directory.join(LOG), stays, random).unwrap()
+        // What was announced is in the log by now. The cut comes after any of the writes that follow; what is said
+        // meanwhile may be of a time that never came.
+        let log = self.directory.join(LOG);
+        let from = std::fs::metadata(&log).unwrap().len();
+        std::thread::sleep(Duration::from_millis(random.u64(0..LATE_MS_MAX)));
+        let late = machine.cut();
+        let is_lasting = |line: &&String| KNOWN_ANYWAY.iter().any(|word| line.starts_with(word));
+        late.iter().filter(is_lasting).for_each(|line| self.take(line, &mut said));
+        power::cut(&self.directory.join(DISK), &log, from, stays, random).unwrap()
     }
 
     fn take(&mut self, line: &str, said: &mut Said) {
         let was_drained = said.drained;
+        self.console.push(line.to_owned());
         match line.strip_prefix("@ ") {
             Some(line) => self.ledger.take(line, said),
             None if line.contains("cannot be mounted") || line.contains("EXT4-fs error") => {
@@ -103,7 +120,8 @@ fn a_machine_that_is_killed_loses_nothing_announced() {
     let random = &mut fastrand::Rng::with_seed(seed);
     let renew = || std::fs::copy(directory.join("empty.img"), directory.join(DISK)).unwrap();
     renew();
-    let new = |mode| Lives { directory: &directory, ledger: Ledger::new(mode), mode, preload, life: 0 };
+    let new =
+        |mode| Lives { directory: &directory, ledger: Ledger::new(mode), mode, preload, life: 0, console: Vec::new() };
     let warm = new(Mode::PLAIN).orders("/tmp/warm", Task::Write { steps: 20, deliver: 20 }, 1, 1);
     Machine::prepare(&directory, &warm);
     let (start, mut done, mut said) = (clock::instant(), 0, 0);
@@ -127,6 +145,7 @@ fn a_machine_that_is_killed_loses_nothing_announced() {
         }
         said += lives.ledger.announcements;
         problems = lives.ledger.problems().to_vec();
+        std::fs::write(directory.join("console"), lives.console.join("\n")).unwrap();
     }
     let first = problems.first().map_or("", String::as_str);
     let (took, count) = (start.elapsed(), problems.len());

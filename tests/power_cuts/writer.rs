@@ -57,6 +57,12 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stdout().lock(), "@ {line}");
 }
 
+/// Waits until all that was said has left this machine: a serial line has a buffer, and the power may be cut before it is
+/// empty. A pipe has none that goes with this process.
+fn be_heard() {
+    let _ = rustix::termios::tcdrain(std::io::stdout());
+}
+
 /// The settings of an outbox so small that everything happens within a second.
 fn settings(orders: &Orders) -> config::Outbox {
     let text = "[gateway]\nid = \"g\"\n[kafka]\nbrokers = [\"127.0.0.1:9\"]\n";
@@ -224,6 +230,7 @@ impl Child {
         let packet_id = if self.mode.holds { self.appends % PACKET_IDS } else { self.at % 65_535 } as u16 + 1;
         let (k, first, at) = (self.appends, self.made.first(), if may_wait { 0 } else { self.at });
         say(&format!("append {k} {at} {packet_id} {first} {raw} {aggregates} {alarms}"));
+        be_heard();
         let [mut raw, mut aggregates, mut alarms] =
             [raw, aggregates, alarms].map(|count| self.made.readings(count, &mut self.random));
         let session: Name = "s".into();
@@ -315,6 +322,7 @@ impl Child {
             seqs.truncate(self.random.usize(0..=seqs.len()));
         }
         seqs.iter().for_each(|seq| say(&format!("given {} {seq}", stored.stream)));
+        be_heard();
         self.outbox.delivered(stored.segment, stored.lane, &seqs);
     }
 
