@@ -25,7 +25,7 @@ const SMALL: u64 = 5 << 20;
 const LARGE: u64 = 64 << 20;
 
 /// Chooses how the outbox of a disk is set up.
-type Modes = fn(&mut fastrand::Rng) -> Mode;
+pub(crate) type Modes = fn(&mut fastrand::Rng) -> Mode;
 
 /// What a series of cuts came to.
 #[derive(Debug, Default)]
@@ -37,8 +37,8 @@ struct Tally {
     alarms: u64,
     thinned: u64,
     unwritten: u64,
-    /// Disks, by mode.
-    disks: BTreeMap<String, u64>,
+    /// Cuts, by mode.
+    modes: BTreeMap<String, u64>,
     /// The seed of the first disk with problems, and these.
     found: Option<(u64, Vec<String>)>,
 }
@@ -67,6 +67,7 @@ fn one_disk(seed: u64, losses: &[Loss], deaf: Deaf, modes: Modes, until: Instant
             let task = Task::Write { steps: STEPS, deliver };
             let outcome = rig.live(disk, plan(at, random), task, random.u64(..), kill);
             tally.cuts += u64::from(outcome.is_cut);
+            *tally.modes.entry(mode.to_string()).or_default() += u64::from(outcome.is_cut);
             tally.kills += u64::from(!outcome.is_cut);
             // What a program meets once the power is gone is no matter.
             let is_cut = outcome.is_cut;
@@ -83,7 +84,6 @@ fn one_disk(seed: u64, losses: &[Loss], deaf: Deaf, modes: Modes, until: Instant
     tally.alarms += rig.ledger.alarms();
     tally.thinned += rig.ledger.thinned();
     tally.unwritten += rig.ledger.unwritten;
-    *tally.disks.entry(mode.to_string()).or_default() += 1;
     if !rig.ledger.problems().is_empty() && deaf == Deaf::Not {
         rig.save(&format!("{seed}"));
     }

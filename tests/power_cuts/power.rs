@@ -36,6 +36,15 @@ pub(crate) struct Written {
     pub(crate) lost: u64,
 }
 
+impl Written {
+    pub(crate) fn add(&mut self, more: Self) {
+        self.flushes += more.flushes;
+        self.flushed += more.flushed;
+        self.stayed += more.stayed;
+        self.lost += more.lost;
+    }
+}
+
 /// An entry of the log: a write's place on the disk and that of its data in the log, and whether all so far was flushed.
 #[derive(Clone, Copy, Debug)]
 struct Entry {

@@ -1,6 +1,6 @@
 //! Power cuts of a virtual machine: a real kernel, ext4, and a page cache that goes with it.
 //!
-//! `tests/power_cuts/vm` makes what this needs and runs it; without that it does nothing. Each life reads all that is there,
+//! `tests/power_cuts/vm` gets what this needs, and runs more of it. Each life reads all that is there,
 //! which is compared with what earlier lives said over the serial console, and then writes on until the power is cut: what
 //! was not flushed is lost, or any part of it stays, or all.
 //!
@@ -8,16 +8,20 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use tidegate::clock;
 
+use crate::cuts::Modes;
 use crate::ledger::{Ledger, Said};
 use crate::machine::{DISK, LOG, Machine};
 use crate::modes::Mode;
 use crate::orders::{Orders, Task};
 use crate::power::{self, Stays, Written};
 use crate::seed;
+use crate::support::{need, parts};
 
 /// A life has to come to writing by then: without acceleration, on a busy machine.
 const WAIT: Duration = Duration::from_secs(240);
@@ -28,6 +32,8 @@ const LATE_MS_MAX: u64 = 300;
 /// What counts of that which is said in that time: what was tried, and what must never happen.
 const KNOWN_ANYWAY: [&str; 5] = ["@ append", "@ panic", "@ trouble", "@ refused", "@ counts"];
 const SIZE_MAX: u64 = 6 << 20;
+/// How long a series of cuts goes on unless it is told.
+const TIME: Duration = Duration::from_secs(40);
 /// Cuts of one disk; the next one begins empty, with another mode.
 const CUTS: u64 = 8;
 /// Where the guest has its disk.
@@ -44,7 +50,13 @@ struct Lives<'a> {
     console: Vec<String>,
 }
 
-impl Lives<'_> {
+impl<'a> Lives<'a> {
+    /// Begins with an empty disk.
+    fn new(directory: &'a Path, mode: Mode, preload: &'static str) -> Self {
+        std::fs::copy(directory.join("empty.img"), directory.join(DISK)).unwrap();
+        Self { directory, ledger: Ledger::new(mode), mode, preload, life: 0, console: Vec::new() }
+    }
+
     fn orders(&self, path: &str, task: Task, life: u64, seed: u64) -> String {
         let size_max = if matches!(task, Task::Drain) { u64::MAX / 4 } else { SIZE_MAX };
         let (mode, patience) = (self.mode, Duration::from_secs(60));
@@ -109,47 +121,77 @@ impl Lives<'_> {
     }
 }
 
-#[test]
-fn a_machine_that_is_killed_loses_nothing_announced() {
-    let Some(directory) = std::env::var_os("TIDEGATE_VM").map(PathBuf::from) else { return };
-    let number = |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
-    let (cuts, seconds) = (number("TIDEGATE_VM_CUTS", 1_000), number("TIDEGATE_VM_SECONDS", 300));
-    let without_sync = std::env::var_os("TIDEGATE_VM_WITHOUT_SYNC").is_some();
-    let preload = if without_sync { "/nosync.so" } else { "" };
+/// Where the machine is, ready to be resumed. One test at a time has it.
+fn machine() -> MutexGuard<'static, PathBuf> {
+    static MACHINE: OnceLock<Mutex<PathBuf>> = OnceLock::new();
+    let prepare = || {
+        let directory = parts::vm();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power_cuts/vm");
+        let mut images = Command::new(script);
+        images.arg("--images").arg(std::env::current_exe().unwrap()).env("TIDEGATE_VM", &directory);
+        assert!(images.status().unwrap().success(), "the machine's images cannot be made");
+        let lives = Lives::new(&directory, Mode::PLAIN, "");
+        let warm = lives.orders("/tmp/warm", Task::Write { steps: 20, deliver: 20 }, 1, 1);
+        Machine::prepare(&directory, &warm);
+        Mutex::new(directory)
+    };
+    MACHINE.get_or_init(prepare).lock().unwrap()
+}
+
+/// What a series of cuts came to.
+#[derive(Debug, Default)]
+struct Tally {
+    cuts: u64,
+    announcements: u64,
+    /// By mode, how many cuts, and what was written before them.
+    modes: BTreeMap<String, (u64, Written)>,
+    problems: Vec<String>,
+}
+
+/// So many cuts, or as many as fit, until there is a problem.
+fn many_cuts(directory: &Path, (cuts, time): (u64, Duration), preload: &'static str, modes: Modes) -> Tally {
     let seed = seed();
     let random = &mut fastrand::Rng::with_seed(seed);
-    let renew = || std::fs::copy(directory.join("empty.img"), directory.join(DISK)).unwrap();
-    renew();
-    let new =
-        |mode| Lives { directory: &directory, ledger: Ledger::new(mode), mode, preload, life: 0, console: Vec::new() };
-    let warm = new(Mode::PLAIN).orders("/tmp/warm", Task::Write { steps: 20, deliver: 20 }, 1, 1);
-    Machine::prepare(&directory, &warm);
-    let (start, mut done, mut said) = (clock::instant(), 0, 0);
-    let mut modes: BTreeMap<String, (u64, Written)> = BTreeMap::new();
-    let mut problems = Vec::new();
-    while done < cuts && start.elapsed() < Duration::from_secs(seconds) && problems.is_empty() {
-        renew();
-        let mut lives = new(if without_sync { Mode::PLAIN } else { Mode::any(random) });
-        let (of_mode, all) = modes.entry(lives.mode.to_string()).or_default();
-        for _ in 0..CUTS.min(cuts - done) {
+    let start = clock::instant();
+    let is_over = |tally: &Tally| tally.cuts >= cuts || start.elapsed() > time || !tally.problems.is_empty();
+    let mut tally = Tally::default();
+    while !is_over(&tally) {
+        let mut lives = Lives::new(directory, modes(random), preload);
+        let mut of_disk = 0;
+        while of_disk < CUTS && !is_over(&tally) {
             let written = lives.live(random);
-            done += 1;
-            *of_mode += 1;
-            all.flushes += written.flushes;
-            all.flushed += written.flushed;
-            all.stayed += written.stayed;
-            all.lost += written.lost;
-            if !lives.ledger.problems().is_empty() || start.elapsed() > Duration::from_secs(seconds) {
-                break;
-            }
+            let (cuts, all) = tally.modes.entry(lives.mode.to_string()).or_default();
+            *cuts += 1;
+            all.add(written);
+            of_disk += 1;
+            tally.cuts += 1;
+            tally.problems = lives.ledger.problems().to_vec();
         }
-        said += lives.ledger.announcements;
-        problems = lives.ledger.problems().to_vec();
+        tally.announcements += lives.ledger.announcements;
         std::fs::write(directory.join("console"), lives.console.join("\n")).unwrap();
     }
-    let first = problems.first().map_or("", String::as_str);
-    let (took, count) = (start.elapsed(), problems.len());
-    println!("TIDEGATE_SEED={seed}: {done} cuts in {took:?}, {said} announcements, {count} problems {first}");
-    modes.iter().for_each(|(mode, (cuts, written))| println!("{mode}: {cuts} cuts, {written:?}"));
-    assert_eq!(!problems.is_empty(), without_sync, "{problems:#?}");
+    println!("TIDEGATE_SEED={seed}: in {:?} {tally:#?}", start.elapsed());
+    tally
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn a_machine_whose_power_is_cut_loses_nothing_announced() {
+    need!(Vm);
+    let cuts = from_environment("TIDEGATE_VM_CUTS").unwrap_or(u64::MAX);
+    let time = from_environment("TIDEGATE_VM_SECONDS").map_or(TIME, Duration::from_secs);
+    let tally = many_cuts(&machine(), (cuts, time), "", Mode::any);
+    assert!(tally.problems.is_empty(), "{tally:#?}");
+    assert!(tally.announcements > 0, "{tally:#?}");
+}
+
+/// That the test above can fail.
+#[test]
+fn a_machine_that_never_syncs_is_found_to_lose() {
+    need!(Vm);
+    let tally = many_cuts(&machine(), (u64::MAX, TIME), "/nosync.so", |_| Mode::PLAIN);
+    assert!(!tally.problems.is_empty(), "{tally:#?}");
 }
