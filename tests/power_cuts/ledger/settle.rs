@@ -154,3 +154,66 @@ impl Ledger {
         (is_exact && there != fate.missing).then(|| format!("{run}: {there:?} stand for {:?}", fate.missing))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is wrong, according to the ledger, with what these children said.
+    fn problems(mode: Mode, lines: &[&str]) -> Vec<String> {
+        let (mut ledger, mut said) = (Ledger::new(mode), Said::default());
+        for line in lines {
+            match *line {
+                "begin" => ledger.begin(),
+                line => ledger.take(line, &mut said),
+            }
+            if *line == "drained" {
+                ledger.settle();
+            }
+        }
+        ledger.problems().to_vec()
+    }
+
+    /// Readings 1 to 4 as the raw records 1 to 4; the first three were thinned.
+    const THINNED: [&str; 7] = [
+        "open r 0 ",
+        "append 1 1 2 1 4 0 0",
+        "durable 1",
+        "begin",
+        "open s 1 1:2",
+        "record r.raw 4 4",
+        "gap s.raw 1 r.raw 1 3 3 thinned r.thinned.1.1",
+    ];
+    const NOTHING: [&str; 0] = [];
+    const THINS: Mode = Mode { thins: true, ..Mode::PLAIN };
+
+    #[test]
+    fn thinned_readings_must_be_stood_for_exactly() {
+        let with = |coarse: &[&'static str]| problems(THINS, &[&THINNED, coarse, &["drained"]].concat());
+        assert_eq!(with(&["coarse r.thinned.1.1 1 n 3 6 0 []"]), NOTHING);
+        assert!(with(&[])[0].contains("r.thinned.1.1 1 of 1"), "nothing stands for them");
+        assert!(with(&["coarse r.thinned.1.1 1 n 2 6 0 []"])[0].contains("only 2 are stood for"));
+        assert!(with(&["coarse r.thinned.1.1 1 n 3 7 0 []"])[0].contains("of (4, 10.0)"), "the sum is wrong");
+        assert!(with(&["coarse r.thinned.1.1 1 n 4 6 0 []"])[0].contains("of (4, 10.0)"), "one is there twice");
+        assert!(with(&["coarse r.thinned.1.1 2 n 3 6 0 []"])[0].contains("1 of 2"), "a number is missing");
+    }
+
+    #[test]
+    fn what_was_acknowledged_without_being_written_must_have_been_delivered() {
+        let mode = Mode { holds: true, ..Mode::PLAIN };
+        let with = |more: &[&'static str]| {
+            let first = ["open r 0 ", "append 1 0 2 1 1 0 0", "append 2 0 3 2 1 0 0", "record r.raw 1 1"];
+            let last = ["begin", "open s 0 ", "drained"];
+            problems(mode, &[&first, more, &last].concat())
+        };
+        assert_eq!(with(&[]), NOTHING, "nothing was announced");
+        assert_eq!(with(&["given r.raw 1", "durable 1"]), NOTHING);
+        assert!(with(&["durable 1"])[0].contains("reading 1 of r.raw"));
+        assert!(with(&["given r.raw 1", "durable 2"])[0].contains("reading 2 of r.raw"));
+        // The message of append 3 has the packet identifier of append 1.
+        let again = ["append 3 0 2 3 1 0 0", "record r.raw 3 3", "given r.raw 3", "record r.raw 2 2", "given r.raw 2"];
+        let stale = [&["given r.raw 1"], &again[..], &["durable 3", "begin", "open s 0 1:2"]].concat();
+        assert!(with(&stale)[0].contains("3 used its packet identifier"));
+        assert!(with(&["record r.raw 1 2"])[0].contains("r.raw 1 was"), "a number stands for two records");
+    }
+}
