@@ -126,6 +126,25 @@ impl Ledger {
         }
     }
 
+    /// The same of a line that was said about the time of a cut, before it or in a time that never came. What it says of
+    /// records that were given away or given up may be true, so nothing more is asked of them; it promises nothing.
+    pub(crate) fn take_late(&mut self, line: &str, said: &mut Said) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or_default();
+        let place = || (words.get(1).copied().unwrap_or_default().to_owned(), number(2));
+        match words[0] {
+            "durable" | "unwritten" | "end" => {}
+            "record" => drop(self.places.entry(number(3)).or_insert_with(place)),
+            "coarse" if words.get(3) == Some(&NUMBER) => {
+                let sum = words.get(5).and_then(|word| word.parse().ok()).unwrap_or(f64::NAN);
+                self.coarse.entry(place()).or_insert((number(4), sum));
+            }
+            "coarse" => {}
+            "gap" => self.add_gap(&words[1..]),
+            _ => self.take(line, said),
+        }
+    }
+
     fn append(&mut self, [k, piece, packet_id, first, raw, aggregates, alarms]: [u64; 7]) {
         let raw = first..first + raw;
         let aggregates = raw.end..raw.end + aggregates;
@@ -239,6 +258,12 @@ impl Ledger {
         if is_thinned && !of.ends_with(".raw") && !of.contains(".thinned.") {
             self.problems.push(format!("what is not raw was thinned: {line}"));
         }
+        self.add_gap(words);
+    }
+
+    fn add_gap(&mut self, words: &[&str]) {
+        let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or_default();
+        let (of, is_thinned, by) = (words[2], words[6] == "thinned", words[7]);
         let by = is_thinned.then(|| by.to_owned());
         let gap = Gap { from: number(3), to: number(4), count: number(5), is_thinned, by };
         self.gaps.entry(of.to_owned()).or_default().insert(gap);

@@ -119,8 +119,11 @@ impl Machine {
     /// Stops it at this moment for good; gives what it had said until then. What it had handed to its disk by then is in
     /// the log, flushed or not.
     pub(crate) fn cut(mut self) -> Vec<String> {
-        self.control.execute("stop", &json!({}));
-        self.child.kill().unwrap();
+        // One that has ended by itself has no more to say.
+        if self.child.try_wait().unwrap().is_none() {
+            self.control.execute("stop", &json!({}));
+        }
+        let _ = self.child.kill();
         let _ = self.child.wait();
         self.lines.iter().collect()
     }

@@ -199,6 +199,24 @@ mod tests {
     }
 
     #[test]
+    fn what_was_said_about_the_time_of_a_cut_lets_off_and_promises_nothing() {
+        let with = |late: &[&str]| {
+            let (mut ledger, mut said) = (Ledger::default(), Said::default());
+            let mut take = |line: &str| ledger.take(line, &mut said);
+            ["open r 0 ", "append 1 1 2 1 2 0 0", "durable 1"].map(&mut take);
+            late.iter().for_each(|line| ledger.take_late(line, &mut said));
+            ledger.begin();
+            ["open s 1 1:2", "record r.raw 2 2", "drained"].iter().for_each(|line| ledger.take(line, &mut said));
+            ledger.settle();
+            ledger.problems().to_vec()
+        };
+        let given = ["append 2 2 3 3 1 0 0", "durable 2", "record r.raw 1 1", "given r.raw 1", "record r.raw 3 3"];
+        assert_eq!(with(&given), NOTHING, "the first one was given away, the third may never have been stored");
+        assert!(with(&["record r.raw 1 1"])[0].contains("reading 1 of r.raw"));
+        assert!(with(&["panic p", "given r.raw 1"])[0].contains("a panic"));
+    }
+
+    #[test]
     fn what_was_acknowledged_without_being_written_must_have_been_delivered() {
         let mode = Mode { holds: true, ..Mode::PLAIN };
         let with = |more: &[&'static str]| {
