@@ -171,6 +171,7 @@ fn many_cuts(directory: &Path, (cuts, time): (u64, Duration), preload: &'static 
             tally.problems = lives.ledger.problems().to_vec();
         }
         tally.announcements += lives.ledger.announcements;
+        println!("{} cuts after {:?}", tally.cuts, start.elapsed());
         std::fs::write(directory.join("console"), lives.console.join("\n")).unwrap();
     }
     println!("TIDEGATE_SEED={seed}: in {:?} {tally:#?}", start.elapsed());

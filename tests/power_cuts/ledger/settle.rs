@@ -202,8 +202,8 @@ mod tests {
     fn what_was_said_about_the_time_of_a_cut_lets_off_and_promises_nothing() {
         let with = |late: &[&str]| {
             let (mut ledger, mut said) = (Ledger::default(), Said::default());
-            let mut take = |line: &str| ledger.take(line, &mut said);
-            ["open r 0 ", "append 1 1 2 1 2 0 0", "durable 1"].map(&mut take);
+            let first = ["open r 0 ", "append 1 1 2 1 2 0 0", "durable 1"];
+            first.iter().for_each(|line| ledger.take(line, &mut said));
             late.iter().for_each(|line| ledger.take_late(line, &mut said));
             ledger.begin();
             ["open s 1 1:2", "record r.raw 2 2", "drained"].iter().for_each(|line| ledger.take(line, &mut said));
