@@ -150,6 +150,12 @@ impl Disk {
         self.names.get(&number).map_or("", String::as_str)
     }
 
+    /// The name of the directory that has it.
+    pub(crate) fn directory_name(&self, number: u64) -> &str {
+        let has = |node: &Node| matches!(node, Node::Directory(of) if of.now.values().any(|own| *own == number));
+        self.nodes.iter().find(|(_, node)| has(node)).map_or("", |(directory, _)| self.name(*directory))
+    }
+
     pub(crate) fn file(&self, number: u64) -> Result<&File, Refusal> {
         if let Node::File(file) = self.node(number)? { Ok(file) } else { Err(Refusal::Kind) }
     }

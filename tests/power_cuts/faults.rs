@@ -92,6 +92,8 @@ pub(crate) enum Deaf {
     Not,
     /// Those of files of this name.
     File(&'static str),
+    /// Those of databases that were rewritten.
+    Rewritten,
     /// Those of directories.
     Directories,
 }
@@ -164,9 +166,14 @@ impl Course {
         Ok(())
     }
 
-    pub(crate) fn is_deaf(&self, operation: Operation, name: &str) -> bool {
+    pub(crate) fn is_deaf(&self, disk: &Disk, operation: Operation, number: u64) -> bool {
+        let name = disk.name(number);
         match self.plan.deaf {
             Deaf::Not => false,
+            // The directory's name says of which generation it is.
+            Deaf::Rewritten => {
+                operation == Operation::Sync && name == "db" && disk.directory_name(number).contains('.')
+            }
             Deaf::File(deaf) => operation == Operation::Sync && name == deaf,
             Deaf::Directories => operation == Operation::SyncDirectory,
         }

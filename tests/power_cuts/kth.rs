@@ -11,6 +11,7 @@ use tidegate::clock;
 
 use crate::disk::{Disk, Loss};
 use crate::faults::{Fault, Kind, Plan};
+use crate::modes::Mode;
 use crate::orders::Task;
 use crate::rig::Rig;
 use crate::support::need;
@@ -28,7 +29,7 @@ const PATIENCE: Duration = Duration::from_millis(900);
 
 /// A disk with a backlog, left by a process that was killed, and what is known about it.
 fn begin(seed: u64) -> (Rig, Disk) {
-    let mut rig = Rig::new(SIZE_MAX);
+    let mut rig = Rig::new(SIZE_MAX, Mode::PLAIN);
     let task = Task::Write { steps: 70, deliver: 10 };
     let disk = rig.live(Disk::new(), Plan::NONE, task, seed, None).disk;
     let kill = Some(Duration::from_millis(250));

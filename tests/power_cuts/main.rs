@@ -2,8 +2,10 @@
 //!
 //! - [`disk`]: a disk in memory that knows what a power cut leaves. [`mount`]: the same as a real file system, by FUSE.
 //!   [`faults`]: what goes wrong on it, and when.
-//! - [`writer`]: the child, a process that uses an outbox. [`orders`]: what it is told. [`rig`]: one life of it.
+//! - [`writer`]: the child, a process that uses an outbox, and [`made`]: what it appends. [`orders`]: what it is told.
+//!   [`modes`]: how its outbox is set up. [`rig`]: one life of it.
 //! - [`ledger`]: what children said, and whether what is found later agrees.
+//! - [`vm`]: power cuts of a virtual machine. [`machine`]: QEMU. [`power`]: what a cut leaves on its disk.
 //! - [`cuts`]: power cuts, and the proof that they would be noticed. [`kth`]: each operation fails once, or from then on.
 
 // These are tests, although clippy knows only functions marked `#[test]` as such.
@@ -14,8 +16,12 @@ mod disk;
 mod faults;
 mod kth;
 mod ledger;
+mod machine;
+mod made;
+mod modes;
 mod mount;
 mod orders;
+mod power;
 mod rig;
 #[path = "../support/mod.rs"]
 mod support;

@@ -166,7 +166,7 @@ impl Served {
     fn sync(&self, operation: Operation, number: INodeNo) -> Result<(), Errno> {
         match self.0.step_at(operation, number) {
             Ok(mut inner) => {
-                if inner.course.is_deaf(operation, inner.disk.name(number.0)) {
+                if inner.course.is_deaf(&inner.disk, operation, number.0) {
                     return Ok(());
                 }
                 if operation == Operation::Sync {

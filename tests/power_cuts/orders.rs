@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::modes::Mode;
+
 const VARIABLE: &str = "TIDEGATE_POWER_CUTS_CHILD";
 const CHILD: &str = "writer::the_child_that_writes";
 
@@ -34,6 +36,8 @@ pub(crate) struct Orders {
     pub(crate) life: u64,
     /// The outbox's bound.
     pub(crate) size_max: u64,
+    /// What its outbox does besides the usual.
+    pub(crate) mode: Mode,
     /// How long it waits until something is durable.
     pub(crate) patience: Duration,
 }
@@ -54,19 +58,20 @@ impl Orders {
             Task::Drain => (0, 0),
         };
         let patience_ms = self.patience.as_millis();
-        let Self { path, seed, life, size_max, .. } = self;
-        format!("{steps} {deliver} {seed} {life} {size_max} {patience_ms} {}", path.display())
+        let Self { path, seed, life, size_max, mode, .. } = self;
+        let mode = mode.to_number();
+        format!("{steps} {deliver} {seed} {life} {size_max} {mode} {patience_ms} {}", path.display())
     }
 
     /// From the environment, in the child.
     pub(crate) fn of_this_process() -> Option<Self> {
         let text = std::env::var(VARIABLE).ok()?;
-        let mut words = text.splitn(7, ' ');
+        let mut words = text.splitn(8, ' ');
         let mut number = || words.next().unwrap().parse::<u64>().unwrap();
-        let (steps, deliver, seed, life, size_max, patience) =
-            (number(), number() as u8, number(), number(), number(), number());
+        let (steps, deliver, seed, life) = (number(), number() as u8, number(), number());
+        let (size_max, mode, patience) = (number(), Mode::of_number(number()), number());
         let task = if steps == 0 { Task::Drain } else { Task::Write { steps, deliver } };
         let patience = Duration::from_millis(patience);
-        Some(Self { path: words.next().unwrap().into(), task, seed, life, size_max, patience })
+        Some(Self { path: words.next().unwrap().into(), task, seed, life, size_max, mode, patience })
     }
 }

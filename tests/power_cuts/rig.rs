@@ -10,6 +10,7 @@ use tidegate::clock;
 use crate::disk::{Disk, ROOT};
 use crate::faults::Plan;
 use crate::ledger::{Ledger, Said};
+use crate::modes::Mode;
 use crate::mount::Mounted;
 use crate::orders::{Orders, Task};
 
@@ -32,7 +33,8 @@ pub(crate) struct Outcome {
 pub(crate) struct Rig {
     pub(crate) ledger: Ledger,
     mountpoint: tempfile::TempDir,
-    pub(crate) size_max: u64,
+    size_max: u64,
+    mode: Mode,
     pub(crate) patience: Duration,
     lives: u64,
     /// The disks with which the last lives began, and what each life said last and how it ended.
@@ -40,15 +42,21 @@ pub(crate) struct Rig {
 }
 
 impl Rig {
-    pub(crate) fn new(size_max: u64) -> Self {
+    pub(crate) fn new(size_max: u64, mode: Mode) -> Self {
         let mountpoint = tempfile::tempdir().unwrap();
         let patience = Duration::from_secs(30);
-        Self { ledger: Ledger::default(), mountpoint, size_max, patience, lives: 0, history: VecDeque::new() }
+        let ledger = Ledger::new(mode);
+        Self { ledger, mountpoint, size_max, mode, patience, lives: 0, history: VecDeque::new() }
     }
 
     /// Another rig that knows what this one knows.
     pub(crate) fn fork(&self) -> Self {
-        Self { ledger: self.ledger.clone(), patience: self.patience, lives: self.lives, ..Self::new(self.size_max) }
+        Self {
+            ledger: self.ledger.clone(),
+            patience: self.patience,
+            lives: self.lives,
+            ..Self::new(self.size_max, self.mode)
+        }
     }
 
     /// Lets a child live on `disk` until it ends, the power is cut, or `kill_after` has passed.
@@ -70,8 +78,8 @@ impl Rig {
         let mounted = Mounted::new(disk, path, plan).unwrap();
         // What a check reads must not be given up meanwhile.
         let size_max = if matches!(task, Task::Drain) { u64::MAX / 4 } else { self.size_max };
-        let patience = self.patience;
-        let orders = Orders { path: path.to_owned(), task, seed, life: self.lives, size_max, patience };
+        let (mode, patience) = (self.mode, self.patience);
+        let orders = Orders { path: path.to_owned(), task, seed, life: self.lives, size_max, mode, patience };
         let mut child = orders.command().spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let lines = std::thread::spawn(move || output.lines().map_while(Result::ok).collect::<Vec<_>>());

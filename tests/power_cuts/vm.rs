@@ -1,142 +1,201 @@
-//! A virtual machine that is killed: a real kernel, ext4, and a page cache that goes with it.
+//! Power cuts of a virtual machine: a real kernel, ext4, and a page cache that goes with it.
 //!
-//! `tests/power_cuts/vm` makes what this needs and runs it; without that it does nothing. Each boot reads all that is there,
-//! which is compared with what earlier boots said over the serial console, and then writes on until QEMU is killed.
+//! `tests/power_cuts/vm` gets what this needs, and runs more of it. Each life reads all that is there,
+//! which is compared with what earlier lives said over the serial console, and then writes on until the power is cut: what
+//! was not flushed is lost, or any part of it stays, or all.
+//!
+//! The cut comes after any entry of the log of writes, so that it often falls between a write and its flush.
 
-use std::io::{BufRead, BufReader};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use tidegate::clock;
 
+use crate::cuts::Modes;
 use crate::ledger::{Ledger, Said};
+use crate::machine::{DISK, LOG, Machine};
+use crate::modes::Mode;
 use crate::orders::{Orders, Task};
+use crate::power::{self, Stays, Written};
 use crate::seed;
+use crate::support::{need, parts};
 
-/// A boot without acceleration, on a busy machine.
-const BOOT_MAX: Duration = Duration::from_secs(240);
-/// Within this time after the first append the machine is killed.
-const WRITE_MS_MAX: u64 = 12_000;
+/// A life has to come to writing by then: without acceleration, on a busy machine.
+const WAIT: Duration = Duration::from_secs(240);
+/// The power is cut after so many lines of what it says then, whatever time that takes …
+const LINES_MAX: u64 = 800;
+/// … but for one that waits.
+const WRITE_MAX: Duration = Duration::from_secs(15);
+/// The cut comes at any of the writes of so long.
+const LATE_MS_MAX: u64 = 300;
 const SIZE_MAX: u64 = 6 << 20;
+/// How long a series of cuts goes on unless it is told.
+const TIME: Duration = Duration::from_secs(40);
+/// Cuts of one disk; the next one begins empty, with another mode.
+const CUTS: u64 = 8;
 /// Where the guest has its disk.
 const GUEST_PATH: &str = "/d/data";
 
-struct Machine {
-    child: Child,
-    lines: Receiver<String>,
+/// A life's part in what is known.
+struct Lives<'a> {
+    directory: &'a Path,
+    ledger: Ledger,
+    mode: Mode,
+    preload: &'static str,
+    life: u64,
+    /// All that the lives said.
+    console: Vec<String>,
 }
 
-impl Machine {
-    fn boot(directory: &Path) -> Self {
-        let drive =
-            |name: &str| format!("file={},format=raw,if=virtio,cache=writeback", directory.join(name).display());
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-M", "q35", "-cpu", "max", "-m", "384", "-smp", "1", "-nodefaults", "-no-reboot"]);
-        qemu.args(["-display", "none", "-serial", "stdio", "-kernel"]).arg(directory.join("vmlinuz"));
-        qemu.arg("-initrd").arg(directory.join("initramfs"));
-        qemu.args(["-append", "console=ttyS0 quiet panic=1 random.trust_cpu=on mitigations=off"]);
-        for name in ["program.img", "disk.img", "orders"] {
-            qemu.args(["-drive", &drive(name)]);
-        }
-        let mut child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let output = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in output.split(b'\n').map_while(Result::ok) {
-                // A line that was cut off has no end: it is the last one, and nobody asks for it.
-                if line.last() == Some(&b'\r') {
-                    let _ = sender.send(String::from_utf8_lossy(&line[..line.len() - 1]).into_owned());
-                }
+impl<'a> Lives<'a> {
+    /// Begins with an empty disk.
+    fn new(directory: &'a Path, mode: Mode, preload: &'static str) -> Self {
+        std::fs::copy(directory.join("empty.img"), directory.join(DISK)).unwrap();
+        Self { directory, ledger: Ledger::new(mode), mode, preload, life: 0, console: Vec::new() }
+    }
+
+    fn orders(&self, path: &str, task: Task, life: u64, seed: u64) -> String {
+        let size_max = if matches!(task, Task::Drain) { u64::MAX / 4 } else { SIZE_MAX };
+        let (mode, patience) = (self.mode, Duration::from_secs(60));
+        Orders { path: path.into(), task, seed, life, size_max, mode, patience }.to_text()
+    }
+
+    /// One life, ended by a cut.
+    fn live(&mut self, random: &mut fastrand::Rng) -> Written {
+        self.life += 1;
+        self.ledger.begin();
+        let deliver = if self.mode.holds { 40 } else { 15 };
+        let drain = self.orders(GUEST_PATH, Task::Drain, 2 * self.life, random.u64(..));
+        let task = Task::Write { steps: 1_000_000, deliver };
+        let write = self.orders(GUEST_PATH, task, 2 * self.life + 1, random.u64(..));
+        // Most often while it writes, sometimes at once.
+        let mut lines = if random.u8(0..5) == 0 { 0 } else { random.u64(0..LINES_MAX) };
+        let stays = [Stays::Nothing, Stays::Any, Stays::Any, Stays::All][random.usize(0..4)];
+        // Memory that is resumed knows neither the time nor new random numbers.
+        let time = (clock::wall_ms() / 1_000).to_string();
+        let numbers: String = (0..64).map(|_| random.alphanumeric()).collect();
+        self.console.push(format!("life {}, cut after {lines} lines, {stays:?} stays", self.life));
+        let mut machine = Machine::resume(self.directory);
+        machine.tell(&[&time, &numbers, &drain, &write, self.preload]);
+        let (mut said, mut until) = (Said::default(), clock::instant() + WAIT);
+        while !(said.begun && lines == 0) && self.ledger.problems().is_empty() {
+            let Ok(line) = machine.line(until) else { break };
+            let is_writing = said.begun;
+            self.take(&line, &mut said);
+            if is_writing {
+                lines -= 1;
+            } else if said.begun {
+                until = clock::instant() + WRITE_MAX;
             }
-        });
-        Self { child, lines }
+        }
+        if !said.begun && self.ledger.problems().is_empty() {
+            machine.give_up("come to writing");
+        }
+        // What was announced is in the log by now. The cut comes after any of the writes that follow; what is said
+        // meanwhile may be of a time that never came.
+        let log = self.directory.join(LOG);
+        let from = std::fs::metadata(&log).unwrap().len();
+        std::thread::sleep(Duration::from_millis(random.u64(0..LATE_MS_MAX)));
+        for line in machine.cut() {
+            if let Some(line) = line.strip_prefix("@ ") {
+                self.ledger.take_late(line, &mut said);
+            }
+            self.console.push(format!("late: {line}"));
+        }
+        power::cut(&self.directory.join(DISK), &log, from, stays, random).unwrap()
+    }
+
+    fn take(&mut self, line: &str, said: &mut Said) {
+        let was_drained = said.drained;
+        self.console.push(line.to_owned());
+        match line.strip_prefix("@ ") {
+            Some(line) => self.ledger.take(line, said),
+            None if line.contains("cannot be mounted") || line.contains("EXT4-fs error") => {
+                self.ledger.complain(line.to_owned());
+            }
+            None => {}
+        }
+        if said.drained && !was_drained {
+            self.ledger.settle();
+        }
     }
 }
 
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// One boot, ended by a kill. Whether it came to writing.
-fn boot(directory: &Path, ledger: &mut Ledger, life: u64, preload: &str, random: &mut fastrand::Rng) -> bool {
-    let orders = |task, life| Orders {
-        path: PathBuf::from(GUEST_PATH),
-        task,
-        seed: random.clone().u64(..),
-        life,
-        size_max: if matches!(task, Task::Drain) { u64::MAX / 4 } else { SIZE_MAX },
-        patience: Duration::from_secs(60),
+/// Where the machine is, ready to be resumed. One test at a time has it.
+fn machine() -> MutexGuard<'static, PathBuf> {
+    static MACHINE: OnceLock<Mutex<PathBuf>> = OnceLock::new();
+    let prepare = || {
+        let directory = parts::vm();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power_cuts/vm");
+        let mut images = Command::new(script);
+        images.arg("--images").arg(std::env::current_exe().unwrap()).env("TIDEGATE_VM", &directory);
+        assert!(images.status().unwrap().success(), "the machine's images cannot be made");
+        let lives = Lives::new(&directory, Mode::PLAIN, "");
+        let warm = lives.orders("/tmp/warm", Task::Write { steps: 20, deliver: 20 }, 1, 1);
+        Machine::prepare(&directory, &warm);
+        Mutex::new(directory)
     };
-    let drain = orders(Task::Drain, 2 * life).to_text();
-    let write = orders(Task::Write { steps: 1_000_000, deliver: 15 }, 2 * life + 1).to_text();
-    let mut text = format!("{drain}\n{write}\n{preload}\n").into_bytes();
-    text.resize(4096, b'\n');
-    std::fs::write(directory.join("orders"), text).unwrap();
-    ledger.begin();
-    let machine = Machine::boot(directory);
-    let (mut said, start) = (Said::default(), clock::instant());
-    let mut kill_at = start + BOOT_MAX;
-    let mut wrote = false;
-    let mut log = Vec::new();
-    loop {
-        let left = kill_at.saturating_duration_since(clock::instant());
-        match machine.lines.recv_timeout(left) {
-            Ok(line) => {
-                let was_drained = said.drained;
-                if let Some(line) = line.strip_prefix("@ ") {
-                    ledger.take(line, &mut said);
-                }
-                if said.drained && !was_drained {
-                    ledger.settle();
-                }
-                if said.begun && !wrote {
-                    wrote = true;
-                    // Most often while it writes, sometimes at once.
-                    let after = if random.u8(0..5) == 0 { 0 } else { random.u64(0..WRITE_MS_MAX) };
-                    kill_at = clock::instant() + Duration::from_millis(after);
-                }
-                log.push(line);
-            }
-            Err(RecvTimeoutError::Timeout) if wrote => break,
-            Err(error) => {
-                let tail = log.split_off(log.len().saturating_sub(30)).join("\n");
-                panic!("the machine did not come to writing: {error}\n{tail}");
-            }
+    MACHINE.get_or_init(prepare).lock().unwrap()
+}
+
+/// What a series of cuts came to.
+#[derive(Debug, Default)]
+struct Tally {
+    cuts: u64,
+    announcements: u64,
+    /// By mode, how many cuts, and what was written before them.
+    modes: BTreeMap<String, (u64, Written)>,
+    problems: Vec<String>,
+}
+
+/// So many cuts, or as many as fit, until there is a problem.
+fn many_cuts(directory: &Path, (cuts, time): (u64, Duration), preload: &'static str, modes: Modes) -> Tally {
+    let seed = seed();
+    let random = &mut fastrand::Rng::with_seed(seed);
+    let start = clock::instant();
+    let is_over = |tally: &Tally| tally.cuts >= cuts || start.elapsed() > time || !tally.problems.is_empty();
+    let mut tally = Tally::default();
+    while !is_over(&tally) {
+        let mut lives = Lives::new(directory, modes(random), preload);
+        let mut of_disk = 0;
+        while of_disk < CUTS && !is_over(&tally) {
+            let written = lives.live(random);
+            let (cuts, all) = tally.modes.entry(lives.mode.to_string()).or_default();
+            *cuts += 1;
+            all.add(written);
+            of_disk += 1;
+            tally.cuts += 1;
+            tally.problems = lives.ledger.problems().to_vec();
         }
-        if !ledger.problems().is_empty() {
-            break;
-        }
+        tally.announcements += lives.ledger.announcements;
+        println!("{} cuts after {:?}", tally.cuts, start.elapsed());
+        std::fs::write(directory.join("console"), lives.console.join("\n")).unwrap();
     }
-    drop(machine);
-    wrote
+    println!("TIDEGATE_SEED={seed}: in {:?} {tally:#?}", start.elapsed());
+    tally
+}
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
 }
 
 #[test]
-fn a_machine_that_is_killed_loses_nothing_announced() {
-    let Some(directory) = std::env::var_os("TIDEGATE_VM").map(PathBuf::from) else { return };
-    let number = |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
-    let (cuts, seconds) = (number("TIDEGATE_VM_CUTS", 1_000), number("TIDEGATE_VM_SECONDS", 300));
-    let without_sync = std::env::var_os("TIDEGATE_VM_WITHOUT_SYNC").is_some();
-    let preload = if without_sync { "/nosync.so" } else { "" };
-    let (seed, start) = (seed(), clock::instant());
-    let random = &mut fastrand::Rng::with_seed(seed);
-    let mut ledger = Ledger::default();
-    let mut done = 0;
-    while done < cuts && start.elapsed() < Duration::from_secs(seconds) && ledger.problems().is_empty() {
-        boot(&directory, &mut ledger, done + 1, preload, random);
-        done += 1;
-    }
-    let (said, problems) = (ledger.announcements, ledger.problems());
-    println!(
-        "TIDEGATE_SEED={seed}: {done} cuts in {:?}, {said} announcements, {} problems {}",
-        start.elapsed(),
-        problems.len(),
-        problems.first().map_or("", String::as_str),
-    );
-    assert_eq!(!problems.is_empty(), without_sync, "{problems:#?}");
+fn a_machine_whose_power_is_cut_loses_nothing_announced() {
+    need!(Vm);
+    let cuts = from_environment("TIDEGATE_VM_CUTS").unwrap_or(u64::MAX);
+    let time = from_environment("TIDEGATE_VM_SECONDS").map_or(TIME, Duration::from_secs);
+    let tally = many_cuts(&machine(), (cuts, time), "", Mode::any);
+    assert!(tally.problems.is_empty(), "{tally:#?}");
+    assert!(tally.announcements > 0, "{tally:#?}");
+}
+
+/// That the test above can fail.
+#[test]
+fn a_machine_that_never_syncs_is_found_to_lose() {
+    need!(Vm);
+    let tally = many_cuts(&machine(), (u64::MAX, TIME), "/nosync.so", |_| Mode::PLAIN);
+    assert!(!tally.problems.is_empty(), "{tally:#?}");
 }

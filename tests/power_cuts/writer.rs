@@ -2,8 +2,9 @@
 //! its standard output what it was told. Whatever it says it says before the next step, so that what a dead one said is
 //! true.
 //!
-//! Its appends have numbers `k` that go on through all runs. Append `k` brings records, a receipt with the hash `k` and a
-//! piece of journal with the number `k`; the state that the journal leads to is the number of the last append.
+//! Its appends have numbers `k` that rise through all runs. Append `k` brings records, a receipt with the hash `k` and the
+//! next piece of journal; the state that the journal leads to is the number of its last piece. Where records may wait in
+//! memory, most appends bring raw records alone and no journal: only such ones are sent before they are stored.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -11,12 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate::config::{self, Loaded, Purpose};
-use tidegate::counters::{Count, Counters};
+use tidegate::counters::{Count, Counter, Counters};
 use tidegate::outbox::{Append, Closer, Left, Options, Outbox, Reader, Stored};
-use tidegate::reading::{
-    Batch, Field, Mark, Measurement, MeasurementKind, Name, Reading, Receipt, Record, Stamp, TimeQuality, Value,
-};
+use tidegate::reading::{Name, Origin, Receipt, Record, Value};
 
+use crate::made::Maker;
+use crate::modes::Mode;
 use crate::orders::{Orders, Task};
 
 /// How many receipts the outbox is to keep.
@@ -25,6 +26,10 @@ pub(crate) const RECEIPTS_MAX: usize = 20;
 const UNDURABLE_MAX: usize = 12;
 /// Stored records that are held for later delivery.
 const HELD_MAX: usize = 6;
+/// A broker uses packet identifiers again; where messages are acknowledged without being stored, that matters.
+const PACKET_IDS: u64 = 50;
+/// Batches that Kafka takes at a time where records wait for it.
+const BATCHES_MAX: usize = 8;
 
 /// Not a test: what this program does when it is started again as the child.
 #[test]
@@ -52,18 +57,26 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stdout().lock(), "@ {line}");
 }
 
+/// Waits until all that was said has left this machine: a serial line has a buffer, and the power may be cut before it is
+/// empty. A pipe has none that goes with this process.
+fn be_heard() {
+    let _ = rustix::termios::tcdrain(std::io::stdout());
+}
+
 /// The settings of an outbox so small that everything happens within a second.
 fn settings(orders: &Orders) -> config::Outbox {
     let text = "[gateway]\nid = \"g\"\n[kafka]\nbrokers = [\"127.0.0.1:9\"]\n";
     let defaults = Loaded::parse(text, Path::new("t.toml"), Purpose::Replay, &|_| None).unwrap().config.outbox;
-    config::Outbox {
+    let mut settings = config::Outbox {
         size_max: orders.size_max,
         commit_interval: Duration::from_millis(3),
         commit_bytes: 16 * 1024,
         segment_bytes: 16 * 1024,
         memory_tail_bytes: 4 * 1024,
         ..defaults
-    }
+    };
+    orders.mode.set(&mut settings, orders.life);
+    settings
 }
 
 async fn run(orders: &Orders) {
@@ -77,20 +90,23 @@ async fn run(orders: &Orders) {
         }
     };
     let Some(at) = state_of(&left) else { return };
-    let receipts: Vec<String> = outbox.known_receipts("s").iter().map(|receipt| receipt.hash.to_string()).collect();
+    let receipts = outbox.known_receipts("s");
+    let receipts: Vec<String> =
+        receipts.iter().map(|Receipt { hash, packet_id }| format!("{hash}:{packet_id}")).collect();
     say(&format!("open {} {at} {}", outbox.run(), receipts.join(",")));
     let child = Child {
         reader: outbox.reader(),
         outbox,
         at,
-        said: at,
-        next: orders.life * 1_000_000,
+        appends: orders.life * 1_000_000,
+        said: 0,
+        made: Maker::new(orders.life * 1_000_000, orders.mode.thins),
+        mode: orders.mode,
+        unwritten: (counters.counter(Count::Unwritten, ""), 0),
         undurable: VecDeque::new(),
         held: Vec::new(),
         random: fastrand::Rng::with_seed(orders.seed),
         patience: orders.patience,
-        measurement: ["n", "noise"]
-            .map(|name| Arc::new(Measurement { name: name.into(), unit: None, kind: MeasurementKind::Gauge })),
     };
     match orders.task {
         Task::Write { steps, deliver } => child.write(closer, steps, deliver).await,
@@ -102,7 +118,7 @@ async fn run(orders: &Orders) {
     say(&format!("counts {damaged} {quarantined}"));
 }
 
-/// The last append that is in the state.
+/// The last piece of journal that is in the state.
 fn state_of(left: &Left) -> Option<u64> {
     let word = |bytes: &[u8]| bytes.first_chunk::<8>().map(|word| u64::from_le_bytes(*word));
     let mut at = match &left.checkpoint {
@@ -125,18 +141,21 @@ fn state_of(left: &Left) -> Option<u64> {
 struct Child {
     outbox: Outbox,
     reader: Reader,
-    /// The last append.
+    /// The last piece of journal.
     at: u64,
+    /// The last append.
+    appends: u64,
     /// The last append that was said to be durable.
     said: u64,
-    /// Numbers the readings.
-    next: u64,
+    made: Maker,
+    mode: Mode,
+    /// Records that were delivered before they were written, and how many of them were said.
+    unwritten: (Counter, u64),
     /// The outbox's numbers of appends, and ours.
     undurable: VecDeque<(u64, u64)>,
     held: Vec<Arc<Stored>>,
     random: fastrand::Rng,
     patience: Duration,
-    measurement: [Arc<Measurement>; 2],
 }
 
 impl Child {
@@ -158,7 +177,12 @@ impl Child {
             if self.outbox.wants_checkpoint() {
                 self.checkpoint();
             }
-            if self.undurable.len() >= UNDURABLE_MAX || self.random.u8(0..4) == 0 {
+            let many = self.undurable.len() >= UNDURABLE_MAX;
+            if self.mode.holds && many {
+                // A source waits, and meanwhile Kafka may have caught up.
+                self.deliver().await;
+            }
+            if many || (!self.mode.holds && self.random.u8(0..4) == 0) {
                 self.outbox.hurry();
                 if !self.wait(UNDURABLE_MAX / 2).await {
                     break;
@@ -191,46 +215,34 @@ impl Child {
     fn append(&mut self) {
         let long = self.random.u8(0..20) == 0;
         let raw = self.random.u64(0..if long { 200 } else { 12 });
-        let aggregates = self.random.u64(0..3);
-        self.at += 1;
-        let first = self.next + 1;
-        say(&format!("append {} {first} {raw} {aggregates}", self.at));
-        let (mut raw, mut aggregates) = (self.readings(raw), self.readings(aggregates));
-        let mut piece = self.at.to_le_bytes().to_vec();
-        piece.extend((0..self.random.usize(0..300)).map(|_| self.random.u8(..)));
+        // What may wait in memory is raw records without any state.
+        let may_wait = self.mode.holds && self.random.u8(0..5) > 0;
+        let aggregates = if may_wait { 0 } else { self.random.u64(0..3) };
+        let alarms = if may_wait { 0 } else { self.random.u64(0..6).saturating_sub(3) };
+        self.appends += 1;
+        let mut journal = Vec::new();
+        if !may_wait {
+            self.at += 1;
+            let mut piece = self.at.to_le_bytes().to_vec();
+            piece.extend((0..self.random.usize(0..300)).map(|_| self.random.u8(..)));
+            journal.push((self.at, piece));
+        }
+        let packet_id = if self.mode.holds { self.appends % PACKET_IDS } else { self.at % 65_535 } as u16 + 1;
+        let (k, first, at) = (self.appends, self.made.first(), if may_wait { 0 } else { self.at });
+        say(&format!("append {k} {at} {packet_id} {first} {raw} {aggregates} {alarms}"));
+        be_heard();
+        let [mut raw, mut aggregates, mut alarms] =
+            [raw, aggregates, alarms].map(|count| self.made.readings(count, &mut self.random));
         let session: Name = "s".into();
         let number = self.outbox.append_all(Append {
-            alarms: None,
+            alarms: Some(&mut alarms),
             raw: Some(&mut raw),
             aggregates: Some(&mut aggregates),
             session: Some(&session),
-            receipts: &[Receipt { packet_id: (self.at % 65_535) as u16 + 1, hash: self.at }],
-            journal: &[(self.at, piece)],
+            receipts: &[Receipt { packet_id, hash: k }],
+            journal: &journal,
         });
-        self.undurable.push_back((number, self.at));
-    }
-
-    fn readings(&mut self, count: u64) -> Batch {
-        let mut batch = Batch::default();
-        for _ in 0..count {
-            let mark = batch.mark();
-            self.next += 1;
-            let [number, noise] = &self.measurement;
-            let text: String = (0..self.random.usize(1..80)).map(|_| self.random.alphanumeric()).collect();
-            batch.fields.push(Field { measurement: Arc::clone(number), value: Value::Number(self.next as f64) });
-            batch.fields.push(Field { measurement: Arc::clone(noise), value: Value::Text(text.into()) });
-            batch.records.push(Record::Reading(Reading {
-                device: "d".into(),
-                profile: "p".into(),
-                time_ms: self.next as i64,
-                time_quality: TimeQuality::Device,
-                received: Stamp { wall_ms: self.next as i64, monotonic_ms: 1, trusted: true },
-                mark: Mark::None,
-                alarm: None,
-                fields: mark..batch.mark(),
-            }));
-        }
-        batch
+        self.undurable.push_back((number, k));
     }
 
     fn say_durable(&mut self) {
@@ -240,6 +252,11 @@ impl Child {
         }
         if self.said > 0 {
             say(&format!("durable {}", self.said));
+        }
+        let unwritten = self.unwritten.0.get();
+        if unwritten > self.unwritten.1 {
+            say(&format!("unwritten {}", unwritten - self.unwritten.1));
+            self.unwritten.1 = unwritten;
         }
     }
 
@@ -255,28 +272,57 @@ impl Child {
         reached.is_ok()
     }
 
-    /// Reads a little, and acknowledges some of what was read lately, in no order.
+    /// Reads a little, and acknowledges some of what was read lately. Where records wait for Kafka it is quick, mostly.
     async fn deliver(&mut self) {
-        if self.held.len() < HELD_MAX
-            && let Ok(Ok(stored)) = tokio::time::timeout(Duration::from_millis(20), self.reader.next()).await
+        if self.reader.is_stale() {
+            self.reader.rewind();
+        }
+        for _ in 0..if self.mode.holds { BATCHES_MAX } else { 1 } {
+            let is_more = self.read().await;
+            self.acknowledge();
+            self.say_durable();
+            if !is_more {
+                break;
+            }
+        }
+    }
+
+    async fn read(&mut self) -> bool {
+        let patience = Duration::from_millis(20);
+        // As the uplink does while it still has records of other lanes.
+        if self.random.u8(0..4) == 0
+            && let Ok(Ok(stored)) = tokio::time::timeout(Duration::from_millis(1), self.reader.next_alarms()).await
         {
             say_stored(&stored);
             self.held.push(stored);
         }
+        if self.held.len() < HELD_MAX
+            && let Ok(Ok(stored)) = tokio::time::timeout(patience, self.reader.next()).await
+        {
+            say_stored(&stored);
+            self.held.push(stored);
+            return true;
+        }
+        false
+    }
+
+    fn acknowledge(&mut self) {
         if self.held.is_empty() {
             return;
         }
-        let at = self.random.usize(0..self.held.len());
+        let is_quick = self.mode.holds && self.random.u8(0..8) > 0;
+        let at = if is_quick { 0 } else { self.random.usize(0..self.held.len()) };
         let stored = Arc::clone(&self.held[at]);
-        let all = self.random.u8(0..3) > 0;
+        let all = is_quick || self.random.u8(0..3) > 0;
         let mut seqs: Vec<u64> = (stored.first_seq..).take(stored.batch.len()).collect();
         self.random.shuffle(&mut seqs);
         if all {
-            self.held.swap_remove(at);
+            self.held.remove(at);
         } else {
             seqs.truncate(self.random.usize(0..=seqs.len()));
         }
         seqs.iter().for_each(|seq| say(&format!("given {} {seq}", stored.stream)));
+        be_heard();
         self.outbox.delivered(stored.segment, stored.lane, &seqs);
     }
 
@@ -325,8 +371,15 @@ fn say_stored(stored: &Stored) {
                 let Value::Number(n) = stored.batch.fields_of(reading)[0].value else { panic!("a number") };
                 say(&format!("record {stream} {seq} {n}"));
             }
+            Record::Aggregate(coarse) if coarse.origin == Origin::Thinned => {
+                let (of, sum) = (&coarse.measurement.name, coarse.sum.unwrap_or(f64::NAN));
+                let ends = [coarse.min, coarse.max, coarse.first, coarse.last];
+                say(&format!("coarse {stream} {seq} {of} {} {sum} {} {ends:?}", coarse.count, coarse.start_ms));
+            }
             Record::Gap(gap) => {
-                say(&format!("gap {stream} {seq} {} {} {} {} {}", gap.stream, gap.from, gap.to, gap.count, gap.cause));
+                let by = gap.replaced_by.as_deref().unwrap_or("-");
+                let range = format!("{} {} {}", gap.from, gap.to, gap.count);
+                say(&format!("gap {stream} {seq} {} {range} {} {by}", gap.stream, gap.cause));
             }
             Record::StreamEnd(end) => say(&format!("end {stream} {seq} {} {}", end.stream, end.last)),
             other => say(&format!("trouble a record that nobody wrote: {other:?}")),

@@ -26,6 +26,8 @@ pub(crate) enum Part {
     Mount,
     /// A file system in user space, mounted by root.
     Fuse,
+    /// A virtual machine, a kernel for it, and what makes its disks.
+    Vm,
 }
 
 impl Part {
@@ -60,6 +62,12 @@ impl Part {
                     (true, Err(error)) => Some(format!("/dev/fuse: {error}")),
                     (false, _) => Some("mounting a FUSE file system needs root".into()),
                 }
+            }
+            Self::Vm => {
+                let programs = ["qemu-system-x86_64", "busybox", "cpio", "mkfs.ext4", "cc", "strip"];
+                let missing = programs.iter().find(|name| which(name).is_none());
+                let not_fetched = || (!vm().join("complete").exists()).then(|| "no kernel was fetched".into());
+                missing.map(|name| format!("{name} is not installed")).or_else(not_fetched)
             }
             Self::Mount => {
                 let mut arguments = unshare_arguments();
@@ -98,7 +106,7 @@ fn succeeds(program: &str, arguments: &[&str]) -> bool {
 pub(crate) fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
-        .chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")])
+        .chain(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from))
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())
 }
@@ -117,6 +125,11 @@ fn target() -> &'static Path {
 
 pub(crate) fn kafka_lib() -> PathBuf {
     target().join("kafka").join("lib")
+}
+
+/// Where `tests/power_cuts/vm` puts what a virtual machine boots.
+pub(crate) fn vm() -> PathBuf {
+    std::env::var_os("TIDEGATE_VM").map_or_else(|| target().join("vm"), PathBuf::from)
 }
 
 pub(crate) fn python() -> PathBuf {
