@@ -197,7 +197,7 @@ pub(crate) fn open(
     let mut state = State::new(segments, receipts.collect());
     state.cursor_changed = false;
     let stored = state.receipts.iter().map(|(session, receipts)| (session, receipts.iter().copied().collect()));
-    state.hold = Hold::new(settings, stored);
+    state.hold = Hold::new(settings, stored, options.receipts_max);
     state.left_from = left_from;
     let keep_from = found.newest.unwrap_or(0);
     let cutter = Cutter::new().map_err(OpenError::Thread)?;
