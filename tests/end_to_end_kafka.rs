@@ -92,7 +92,8 @@ fn a_topic_that_may_not_be_written_to_is_parked_and_the_others_go_on() {
                       listener.name.edge.scram-sha-512.sasl.jaas.config=\
                       org.apache.kafka.common.security.scram.ScramLoginModule required;"
         .into();
-    let options = KafkaOptions { properties, edge_protocol: Some("SASL_PLAINTEXT"), scram: Some(("edge", "a-secret")) };
+    let (edge_protocol, scram) = (Some("SASL_PLAINTEXT"), Some(("edge", "a-secret")));
+    let options = KafkaOptions { properties, edge_protocol, scram, ..KafkaOptions::default() };
     let kafka = Kafka::with(Scratch::new("kafka"), &options);
     for topic in ["iot.kitchen", "iot.secret", DEAD_LETTERS] {
         kafka.admin(&["create-topic", topic, "2"]);

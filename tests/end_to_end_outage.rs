@@ -10,6 +10,14 @@ use support::{Config, Gateway, Kafka, Mosquitto, consume, need, seconds};
 
 const READINGS: &str = support::gateway::READINGS;
 
+/// What is promised does not depend on how it is kept.
+fn in_both_ways(test: fn(&str)) {
+    for persist in ["always", "when-behind"] {
+        println!("persist = \"{persist}\"");
+        test(&format!("persist = \"{persist}\""));
+    }
+}
+
 fn payload(n: u64) -> String {
     format!("{{\"n\":{n},\"temperature\":{}.5,\"humidity\":40}}", n % 40)
 }
@@ -17,10 +25,14 @@ fn payload(n: u64) -> String {
 #[test]
 fn kafka_stopped_for_the_middle_third_of_20000_messages() {
     need!(Mosquitto, Kafka);
+    in_both_ways(kafka_stopped);
+}
+
+fn kafka_stopped(outbox: &str) {
     const THIRD: u64 = 6_667;
     let broker = Mosquitto::start();
     let mut kafka = Kafka::start();
-    let mut gateway = Gateway::start(&Config::new(&kafka.address()).mqtt("home", broker.port, ""));
+    let mut gateway = Gateway::start(&Config::new(&kafka.address()).mqtt("home", broker.port, "").outbox(outbox));
     gateway.wait_subscribed();
 
     publish_lines(broker.port, "sensors/a", 1, (0..THIRD).map(payload));
@@ -45,10 +57,14 @@ fn kafka_stopped_for_the_middle_third_of_20000_messages() {
 #[test]
 fn kafka_killed_under_load_and_restarted_with_its_data() {
     need!(Mosquitto, Kafka);
+    in_both_ways(kafka_killed);
+}
+
+fn kafka_killed(outbox: &str) {
     const COUNT: u64 = 6_000;
     let broker = Mosquitto::start();
     let mut kafka = Kafka::start();
-    let mut gateway = Gateway::start(&Config::new(&kafka.address()).mqtt("home", broker.port, ""));
+    let mut gateway = Gateway::start(&Config::new(&kafka.address()).mqtt("home", broker.port, "").outbox(outbox));
     gateway.wait_subscribed();
 
     let mut publisher = LinePublisher::start(broker.port, "sensors/a", 1);
@@ -98,10 +114,14 @@ fn started_before_broker_and_kafka_exist() {
 #[test]
 fn the_broker_restarted_under_load() {
     need!(Mosquitto, Kafka, Paho);
+    in_both_ways(broker_restarted);
+}
+
+fn broker_restarted(outbox: &str) {
     const COUNT: u64 = 5_000;
     let mut broker = Mosquitto::start();
     let kafka = Kafka::start();
-    let mut gateway = Gateway::start(&Config::new(&kafka.address()).mqtt("home", broker.port, ""));
+    let mut gateway = Gateway::start(&Config::new(&kafka.address()).mqtt("home", broker.port, "").outbox(outbox));
     gateway.wait_subscribed();
 
     let mut publisher = PahoPublisher::start(broker.port, "sensors/a", COUNT, 1_000);

@@ -122,6 +122,7 @@ fn client_certificates_at_the_broker_and_at_kafka() {
             .into(),
         edge_protocol: Some("SSL"),
         scram: None,
+        edge_behind: None,
     };
     let kafka = Kafka::with(scratch, &options);
 

@@ -1,5 +1,5 @@
-//! The end-to-end benchmark: a paced publisher, a real mosquitto without an in-flight limit, the release binary, a real
-//! Kafka. For each scenario it prints what the gateway cost: CPU for each message, peak memory, bytes written, fsyncs.
+//! The end-to-end benchmark: a paced publisher, a real mosquitto, with or without its in-flight limit, the release binary, a
+//! real Kafka, near or far. For each scenario it prints what the gateway cost: CPU for each message, peak memory, bytes written, fsyncs.
 //!
 //! Everything runs on this machine, so at full speed broker, Kafka, publisher and gateway share its cores: the CPU time
 //! of a message says more than the rate.
@@ -8,20 +8,26 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod cost;
+mod link;
 mod publisher;
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use cost::Cost;
+use link::SlowLink;
 use publisher::Publisher;
+use support::kafka::KafkaOptions;
 use support::parts::have;
 use support::{Config, Gateway, Kafka, Mosquitto, Part, Process, Scratch, wait_until};
 
 /// Messages of a scenario without a pace.
 const UNPACED_MESSAGES: u64 = 400_000;
+/// The same with a broker that has few in flight.
+const UNPACED_MESSAGES_FEW: u64 = 20_000;
 /// Messages that go ahead, so that everything has been used once.
 const WARM_UP_MESSAGES: u64 = 200;
 const IDLE: Duration = Duration::from_secs(10);
@@ -32,6 +38,10 @@ struct Arguments {
     qos: Vec<u8>,
     compression: Option<String>,
     persist: Vec<String>,
+    /// How much later Kafka's answers come.
+    kafka_ms: Option<u64>,
+    /// Whether the broker has 20 messages in flight, as it is shipped, instead of as many as there are.
+    few_in_flight: bool,
     rules: Option<String>,
     peer: Option<String>,
 }
@@ -43,6 +53,8 @@ fn arguments() -> Arguments {
         qos: vec![0, 1],
         compression: None,
         persist: vec!["always".into(), "when-behind".into()],
+        kafka_ms: None,
+        few_in_flight: false,
         rules: None,
         peer: None,
     };
@@ -59,10 +71,13 @@ fn arguments() -> Arguments {
             "--qos" => result.qos = value.split(',').map(|qos| qos.parse().expect("--qos takes 0,1")).collect(),
             "--compression" => result.compression = Some(value),
             "--persist" => result.persist = value.split(',').map(Into::into).collect(),
+            "--kafka-ms" => result.kafka_ms = Some(value.parse().expect("--kafka-ms takes a number")),
+            "--in-flight" => result.few_in_flight = value.parse::<u32>().expect("--in-flight takes 0 or 20") == 20,
             "--rules" => result.rules = Some(std::fs::read_to_string(&value).expect("--rules takes a file")),
             "--peer" => result.peer = Some(value),
             _ => panic!(
-                "unknown argument {name}; known: --seconds, --rates, --qos, --compression, --persist, --rules, --peer"
+                "unknown argument {name}; known: --seconds, --rates, --qos, --compression, --persist, --kafka-ms, \
+                 --in-flight, --rules, --peer"
             ),
         }
     }
@@ -74,7 +89,7 @@ fn main() {
     if !have(&[Part::Mosquitto, Part::Kafka]) {
         std::process::exit(1);
     }
-    let kafka = Kafka::start();
+    let kafka = start_kafka(arguments.kafka_ms);
     println!("{}", machine());
     println!(
         "{:<11} {:>9} {:>3} {:>10} {:>9} {:>12} {:>9} {:>12} {:>9} {:>7}",
@@ -83,13 +98,15 @@ fn main() {
     let mut number = 0;
     for &rate in &arguments.rates {
         for &qos in &arguments.qos {
-            let count = rate.map_or(UNPACED_MESSAGES, |rate| rate * arguments.seconds);
+            let unpaced = if arguments.few_in_flight { UNPACED_MESSAGES_FEW } else { UNPACED_MESSAGES };
+            let count = rate.map_or(unpaced, |rate| rate * arguments.seconds);
             let scenario = |persist| Scenario {
                 rate,
                 qos,
                 count,
                 compression: arguments.compression.as_deref(),
                 persist,
+                few_in_flight: arguments.few_in_flight,
                 rules: arguments.rules.as_deref().unwrap_or_default(),
             };
             let settings = arguments.persist.iter().map(|persist| (persist.as_str(), None));
@@ -98,7 +115,8 @@ fn main() {
                 number += 1;
                 let topic = format!("bench-{number}");
                 kafka.admin(&["create-topic", &topic, "1"]);
-                let broker = Mosquitto::start();
+                let few = arguments.few_in_flight;
+                let broker = if few { Mosquitto::with_default_in_flight() } else { Mosquitto::start() };
                 let outcome = match peer {
                     None => measure_tidegate(&kafka, &broker, &topic, &scenario),
                     Some(command) => measure_peer(command, &kafka, &broker, &topic, &scenario),
@@ -110,6 +128,27 @@ fn main() {
     }
 }
 
+/// With a delay, behind a link that makes it.
+fn start_kafka(delay_ms: Option<u64>) -> Kafka {
+    let Some(delay_ms) = delay_ms else { return Kafka::start() };
+    let link = SlowLink::new();
+    let behind = Some(link.port());
+    let options = KafkaOptions { edge_protocol: Some("PLAINTEXT"), edge_behind: behind, ..KafkaOptions::default() };
+    let kafka = Kafka::with(Scratch::new("kafka"), &options);
+    // Kafka itself sends gateways there from then on.
+    LINK.set(link.port()).expect("one Kafka");
+    link.carry_to(kafka.edge_port.expect("asked for"), Duration::from_millis(delay_ms));
+    kafka
+}
+
+/// Where the link is, if there is one.
+static LINK: OnceLock<u16> = OnceLock::new();
+
+/// Where a gateway finds Kafka.
+fn address(kafka: &Kafka) -> String {
+    LINK.get().map_or_else(|| kafka.address(), |port| format!("127.0.0.1:{port}"))
+}
+
 struct Scenario<'a> {
     /// Messages a second; `None` for as many as go.
     rate: Option<u64>,
@@ -119,6 +158,8 @@ struct Scenario<'a> {
     compression: Option<&'a str>,
     /// `outbox.persist`.
     persist: &'a str,
+    /// See [`Arguments`].
+    few_in_flight: bool,
     /// Filters and windows, as in a configuration.
     rules: &'a str,
 }
@@ -135,10 +176,11 @@ struct Outcome {
 
 fn measure_tidegate(kafka: &Kafka, broker: &Mosquitto, topic: &str, scenario: &Scenario<'_>) -> Outcome {
     let compression = scenario.compression.map_or(String::new(), |name| format!("compression = \"{name}\""));
-    let sources = Config::new("").mqtt("bench", broker.port, &format!("qos = {}", scenario.qos));
+    let version = if scenario.few_in_flight { "\nversion = \"3.1.1\"" } else { "" };
+    let sources = Config::new("").mqtt("bench", broker.port, &format!("qos = {}{version}", scenario.qos));
     let config = sources.section(scenario.rules).kafka_section(&format!(
         "brokers = [\"{}\"]\ntopics = {{ reading = \"{topic}\" }}\n{compression}",
-        kafka.address()
+        address(kafka)
     ));
     let mut gateway = Gateway::start(&config.outbox(&format!("persist = \"{}\"", scenario.persist)));
     gateway.wait_subscribed();
@@ -160,7 +202,7 @@ fn measure_peer(command: &str, kafka: &Kafka, broker: &Mosquitto, topic: &str, s
     let scratch = Scratch::new("peer");
     let command = command
         .replace("{mqtt_port}", &broker.port.to_string())
-        .replace("{kafka}", &kafka.address())
+        .replace("{kafka}", &address(kafka))
         .replace("{topic}", topic)
         .replace("{dir}", scratch.path().to_str().unwrap());
     let arguments = ["-c", &format!("exec {command}")];

@@ -15,9 +15,10 @@
 //! - The run is in the manifest, marked as one that holds, before the first of its records leaves.
 //! - Receipts of released messages are not on the disk. Those that are there must not be taken for theirs: before the
 //!   acknowledgement of a message leaves whose packet identifier is among the stored ones of its session, or so many
-//!   later that the broker could come to use them again, the stored ones are made void.
+//!   later that the broker could come to use them again, the stored ones are made void. Where the identifier came again
+//!   that soon, two receipts of it stand for all that a start would have read: that shows it what the broker does.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -54,12 +55,57 @@ const RELEASED_MAX: usize = 30_000;
 /// Records that show whether Kafka is quick again are waited for at most this long.
 const TRIAL_MAX: Duration = Duration::from_secs(10);
 
-/// What of a session's receipts is on the disk.
+/// What of a session's receipts is on the disk, as far as a start takes notice of it.
 #[derive(Debug, Default)]
 struct OnDisk {
-    ids: RoaringBitmap,
+    newest: VecDeque<u16>,
+    /// How often each is among them.
+    ids: HashMap<u16, u16>,
+    /// How many are among them more than once: with any, a start recognises none.
+    repeated: usize,
     /// Messages acknowledged since then without being stored.
     released: usize,
+}
+
+impl OnDisk {
+    fn push(&mut self, id: u16, kept_max: usize) {
+        self.newest.push_back(id);
+        let count = self.ids.entry(id).or_default();
+        *count += 1;
+        self.repeated += usize::from(*count == 2);
+        if self.newest.len() > kept_max
+            && let Some(oldest) = self.newest.pop_front()
+            && let Some(count) = self.ids.get_mut(&oldest)
+        {
+            *count -= 1;
+            self.repeated -= usize::from(*count == 1);
+            if *count == 0 {
+                self.ids.remove(&oldest);
+            }
+        }
+        self.released = 0;
+    }
+}
+
+/// A session whose stored receipts are to be made void.
+#[derive(Clone, Debug)]
+pub(crate) struct Voided {
+    session: Name,
+    /// A packet identifier that the broker used again while it was among them.
+    again: Option<u16>,
+}
+
+impl Voided {
+    pub(crate) fn is_of(&self, session: &Name) -> bool {
+        *self.session == **session
+    }
+
+    /// What is stored in place of the receipts.
+    pub(crate) fn receipts(&self) -> impl Iterator<Item = (Name, Receipt)> {
+        let twice = self.again.map(|packet_id| [Receipt { packet_id, hash: 0 }; 2]);
+        let receipts = std::iter::once(Receipt::SESSION_LOST).chain(twice.into_iter().flatten());
+        receipts.map(|receipt| (Arc::clone(&self.session), receipt))
+    }
 }
 
 /// The raw records that are being committed.
@@ -97,15 +143,21 @@ pub(crate) struct Hold {
     /// Receipts of released messages since the last commit.
     pub(crate) unstored: Vec<(Name, Receipt)>,
     on_disk: HashMap<Name, OnDisk>,
+    /// Receipts of a session that a start takes notice of.
+    kept_max: usize,
     /// Sessions whose stored receipts are to be made void before more is released.
-    pub(crate) void: Vec<Name>,
+    pub(crate) void: Vec<Voided>,
 }
 
 impl Hold {
-    /// `stored` are the receipts that are on the disk.
-    pub(crate) fn new<'a>(settings: &config::Outbox, stored: impl Iterator<Item = (&'a Name, Vec<Receipt>)>) -> Self {
-        let mut hold =
-            Self { enabled: settings.persist == Persist::WhenBehind, hold: settings.hold, ..Self::default() };
+    /// `stored` are the receipts that are on the disk, of which `kept_max` of each session count.
+    pub(crate) fn new<'a>(
+        settings: &config::Outbox,
+        stored: impl Iterator<Item = (&'a Name, Vec<Receipt>)>,
+        kept_max: usize,
+    ) -> Self {
+        let enabled = settings.persist == Persist::WhenBehind;
+        let mut hold = Self { enabled, hold: settings.hold, kept_max, ..Self::default() };
         if hold.enabled {
             for (session, receipts) in stored {
                 receipts.iter().for_each(|receipt| hold.stored(session, *receipt));
@@ -114,13 +166,15 @@ impl Hold {
         hold
     }
 
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind
+    }
+
     fn stored(&mut self, session: &Name, receipt: Receipt) {
         if receipt == Receipt::SESSION_LOST {
             self.on_disk.remove(session);
         } else {
-            let on_disk = self.on_disk.entry(Arc::clone(session)).or_default();
-            on_disk.ids.insert(u32::from(receipt.packet_id));
-            on_disk.released = 0;
+            self.on_disk.entry(Arc::clone(session)).or_default().push(receipt.packet_id, self.kept_max);
         }
     }
 
@@ -144,17 +198,18 @@ impl Hold {
     /// Whether the acknowledgements of these messages may leave without a commit; notes the sessions that keep them back.
     fn may_release(&mut self, receipts: &[(Name, Receipt)]) -> bool {
         for (session, receipt) in receipts {
-            let stale = self.on_disk.get(session).is_some_and(|on_disk| {
-                on_disk.ids.contains(u32::from(receipt.packet_id)) || on_disk.released + receipts.len() > RELEASED_MAX
-            });
-            if stale && !self.void.contains(session) {
-                self.void.push(Arc::clone(session));
+            let Some(on_disk) = self.on_disk.get(session).filter(|on_disk| on_disk.repeated == 0) else { continue };
+            let again = on_disk.ids.contains_key(&receipt.packet_id).then_some(receipt.packet_id);
+            let stale = again.is_some() || on_disk.released + receipts.len() > RELEASED_MAX;
+            if stale && !self.void.iter().any(|voided| voided.is_of(session)) {
+                self.void.push(Voided { session: Arc::clone(session), again });
             }
         }
         self.void.is_empty()
     }
 
-    fn released(&mut self, receipts: &[(Name, Receipt)], kept_max: usize) {
+    fn released(&mut self, receipts: &[(Name, Receipt)]) {
+        let kept_max = self.kept_max;
         for (session, receipt) in receipts {
             if let Some(on_disk) = self.on_disk.get_mut(session) {
                 on_disk.released += 1;
@@ -268,12 +323,11 @@ impl State {
         }
         for at in 0..self.blocks.len() {
             let block = &self.blocks[at];
-            let count = block.raw_len();
-            if count == 0 {
-                continue;
-            }
             if block.must {
                 return Held::Nothing;
+            }
+            if block.raw_len() == 0 {
+                continue;
             }
             if block.raw_numbers().is_some_and(|(_, end)| end <= from) {
                 continue;
@@ -369,7 +423,7 @@ impl State {
             self.pending_bytes -= block.bytes;
             self.pending_records -= count as u64;
             self.pending_lanes[Lane::Raw.index()] -= count as u64;
-            self.hold.released(&block.receipts, receipts_max);
+            self.hold.released(&block.receipts);
             self.remember(block.receipts, receipts_max);
             released.records += count as u64;
             released.number = Some(block.number);

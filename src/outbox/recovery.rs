@@ -197,7 +197,7 @@ pub(crate) fn open(
     let mut state = State::new(segments, receipts.collect());
     state.cursor_changed = false;
     let stored = state.receipts.iter().map(|(session, receipts)| (session, receipts.iter().copied().collect()));
-    state.hold = Hold::new(settings, stored);
+    state.hold = Hold::new(settings, stored, options.receipts_max);
     state.left_from = left_from;
     let keep_from = found.newest.unwrap_or(0);
     let cutter = Cutter::new().map_err(OpenError::Thread)?;
@@ -579,8 +579,10 @@ fn end_of_stream(manifest: &Manifest, lane: Lane) -> Option<Declared> {
     let of_run = manifest.segments.iter().filter(|entry| entry.run == manifest.run);
     // What stands for thinned readings has numbers of its own.
     let of_run = of_run.filter(|entry| lane != Lane::Raw || entry.thinned.is_none());
-    let last = of_run.filter_map(|entry| entry.lanes[lane.index()]).map(|range| range.last).max();
+    let stored = of_run.clone().filter_map(|entry| entry.lanes[lane.index()]).map(|range| range.last).max();
+    // What came before a segment's first number was delivered, whether or not anything of it is still here.
+    let before = of_run.filter_map(|entry| entry.starts[lane.index()].checked_sub(1)).filter(|last| *last > 0).max();
     // A run that holds may have delivered records and stored none.
-    let last = last.or((manifest.holds && lane == Lane::Raw).then_some(0))?;
+    let last = stored.max(before).or((manifest.holds && lane == Lane::Raw).then_some(0))?;
     Some(Declared::End { stream: stream_name(&manifest.run, lane).to_string(), last })
 }

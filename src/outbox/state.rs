@@ -629,13 +629,17 @@ impl Shared {
         let mut guard = self.lock();
         let state = &mut *guard;
         if number == OF_THIS_RUN {
-            let cursor_changed = state.cursor_changed;
+            let (cursor_changed, was_behind) = (state.cursor_changed, state.hold.is_behind());
             let (news, done) = state.settle_of_this_run(lane, seqs, clock::instant());
             if !news {
                 return;
             }
             state.release |= done;
             state.memory.forget(&state.segments);
+            if was_behind && !state.hold.is_behind() {
+                // What came meanwhile waits for the reader now, no longer for a commit.
+                self.readable.notify_one();
+            }
             if self.release_held(state) || done || !cursor_changed && state.cursor_changed {
                 self.wake.notify_one();
             }

@@ -65,7 +65,7 @@ use tracing::{error, info, warn};
 use self::ladder::Thinning;
 use self::space::{beside_segments, has_room, stored_bytes};
 use super::chunk::{Chunk, CursorEntry, Cutter, Extras, JournalPart, TooLarge};
-use super::hold::HOLE_MAX;
+use super::hold::{HOLE_MAX, Voided};
 use super::manifest::{Declared, Entry, Manifest, Range, Witness, Witnessed, reserve_bytes};
 use super::pending::Block;
 use super::progress::Progress;
@@ -277,6 +277,8 @@ impl Writer {
         loop {
             let closing = state.closing;
             let now = clock::instant();
+            // First, because a checkpoint waits for what it announces.
+            shared.written(&mut state);
             if let Some((_, bytes)) = state.checkpoint.take_if(|(number, _)| *number <= *shared.durable.borrow()) {
                 return (Work::Checkpoint(bytes), closing);
             }
@@ -289,7 +291,6 @@ impl Writer {
             if std::mem::take(&mut state.hold.begin) && !state.hold.begun {
                 return (Work::Begin, closing);
             }
-            shared.written(&mut state);
             if !state.hold.void.is_empty() {
                 state.hold.writing = true;
                 return (Work::Void(state.hold.void.clone()), closing);
@@ -343,15 +344,16 @@ impl Writer {
     }
 
     /// Makes the stored receipts of these sessions void.
-    fn make_void(&mut self, shared: &Arc<Shared>, sessions: &[Name]) -> Result<(), CommitError> {
+    fn make_void(&mut self, shared: &Arc<Shared>, sessions: &[Voided]) -> Result<(), CommitError> {
         let mut block = Block { number: *shared.durable.borrow(), ..Block::default() };
         {
             let mut state = shared.lock();
-            sessions.iter().for_each(|session| drop(state.receipts.remove(session)));
+            let is_void = |session: &Name| sessions.iter().any(|voided| voided.is_of(session));
+            state.receipts.retain(|session, _| !is_void(session));
             // Those of released messages go the same way: they would only make a later list incomplete.
-            state.hold.unstored.retain(|(session, _)| !sessions.contains(session));
+            state.hold.unstored.retain(|(session, _)| !is_void(session));
         }
-        block.receipts = sessions.iter().map(|session| (Arc::clone(session), Receipt::SESSION_LOST)).collect();
+        block.receipts = sessions.iter().flat_map(Voided::receipts).collect();
         self.try_commit(shared, &mut block, false)?;
         shared.lock().hold.void.clear();
         Ok(())
@@ -362,6 +364,8 @@ impl Writer {
         if done.is_err() {
             // Nothing of it was announced, so it is whole: the next attempt gives out the same numbers.
             shared.lock().return_block(block);
+            // Meanwhile the reader may have what it was not given while this was tried.
+            shared.readable.notify_one();
         }
         done
     }
@@ -453,7 +457,7 @@ fn pause(shared: &Shared, backoff: Duration) {
 enum Work {
     Commit(Box<Block>),
     Begin,
-    Void(Vec<Name>),
+    Void(Vec<Voided>),
     Cursor,
     Release,
     Expire,

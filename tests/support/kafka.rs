@@ -18,6 +18,8 @@ pub(crate) struct KafkaOptions {
     pub(crate) properties: String,
     /// A second listener for gateways, such as `SASL_PLAINTEXT` or `SSL`.
     pub(crate) edge_protocol: Option<&'static str>,
+    /// The port under which clients find that listener, where something stands before it.
+    pub(crate) edge_behind: Option<u16>,
     /// A SCRAM-SHA-512 user and password to be known from the beginning.
     pub(crate) scram: Option<(&'static str, &'static str)>,
 }
@@ -69,9 +71,11 @@ impl Kafka {
         let edge_port = options.edge_protocol.map(|_| free_port());
         let directory = scratch.path().to_str().unwrap().to_owned();
         let mut listeners = format!("PLAINTEXT://127.0.0.1:{port}");
+        let mut advertised = listeners.clone();
         let mut protocols = "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT".to_owned();
         if let (Some(protocol), Some(port)) = (options.edge_protocol, edge_port) {
             listeners += &format!(",EDGE://127.0.0.1:{port}");
+            advertised += &format!(",EDGE://127.0.0.1:{}", options.edge_behind.unwrap_or(port));
             protocols += &format!(",EDGE:{protocol}");
         }
         scratch.write(
@@ -80,7 +84,7 @@ impl Kafka {
                 "process.roles=broker,controller\nnode.id={NODE_ID}\n\
                  controller.quorum.voters={NODE_ID}@127.0.0.1:{controller}\n\
                  controller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\n\
-                 listeners={listeners},CONTROLLER://127.0.0.1:{controller}\nadvertised.listeners={listeners}\n\
+                 listeners={listeners},CONTROLLER://127.0.0.1:{controller}\nadvertised.listeners={advertised}\n\
                  listener.security.protocol.map={protocols}\nlog.dirs={directory}/data\n\
                  num.partitions=3\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\n\
                  transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\

@@ -112,6 +112,15 @@ impl Records {
         assert!(twice.is_empty(), "messages that were stored more than once: {twice:?}");
     }
 
+    /// How many messages were stored more than once, each time under another number.
+    pub(crate) fn stored_again(&self) -> usize {
+        let mut identities: BTreeMap<u64, BTreeSet<(String, u64)>> = BTreeMap::new();
+        for record in self.0.iter().filter(|record| record.n().is_some()) {
+            identities.entry(record.n().unwrap_or_default()).or_default().insert(record.identity());
+        }
+        identities.values().filter(|identities| identities.len() > 1).count()
+    }
+
     /// How many records are repetitions of another one with the same `ce_id`.
     pub(crate) fn duplicates(&self) -> usize {
         let distinct: BTreeSet<&str> =
@@ -142,5 +151,32 @@ impl Records {
             let missing: Vec<u64> = (1..=last).filter(|seq| !numbers.contains(seq)).take(20).collect();
             assert!(missing.is_empty(), "stream {stream} ends with {last} and lacks numbers such as {missing:?}");
         }
+    }
+
+    /// Panics unless each stream has its numbers up to its declared end, a number stands for one reading alone, and nothing
+    /// is declared lost. All streams but one have ended: the gateway was killed.
+    #[track_caller]
+    pub(crate) fn assert_whole_streams(&self) {
+        assert!(self.of_kind("gap").is_empty(), "nothing was lost: {:?}", self.of_kind("gap"));
+        let mut readings: BTreeMap<(String, u64), Option<u64>> = BTreeMap::new();
+        for record in &self.0 {
+            let before = readings.insert(record.identity(), record.n());
+            assert!(before.is_none_or(|before| before == record.n()), "a number was used twice: {record:?}");
+        }
+        let ends: BTreeMap<&str, u64> = self
+            .of_kind("stream-end")
+            .iter()
+            .map(|end| (end.value["of_stream"].as_str().unwrap(), end.value["last"].as_u64().unwrap()))
+            .collect();
+        let mut open = 0;
+        for (stream, numbers) in self.streams() {
+            let last = ends.get(stream.as_str()).copied().unwrap_or_else(|| {
+                open += 1;
+                *numbers.last().unwrap()
+            });
+            let missing: Vec<u64> = (1..=last).filter(|seq| !numbers.contains(seq)).take(20).collect();
+            assert!(missing.is_empty(), "stream {stream} ends with {last} and lacks numbers such as {missing:?}");
+        }
+        assert_eq!(open, 1, "one stream is still going on; the others have an end: {ends:?}");
     }
 }

@@ -171,7 +171,7 @@ async fn who_may_not_write_waits_and_who_is_not_known_is_told() {
                       listener.name.edge.plain.sasl.jaas.config=\
                       org.apache.kafka.common.security.plain.PlainLoginModule required user_edge=\"a-secret\";"
         .into();
-    let options = KafkaOptions { properties, edge_protocol: Some("SASL_PLAINTEXT"), scram: None };
+    let options = KafkaOptions { properties, edge_protocol: Some("SASL_PLAINTEXT"), ..KafkaOptions::default() };
     let kafka = Kafka::with(Scratch::new("kafka"), &options);
     let plain = kafka.address();
     for topic in ["a.open", "a.locked", "a.dead"] {

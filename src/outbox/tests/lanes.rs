@@ -99,3 +99,36 @@ async fn alarms_are_read_first_wherever_they_are_and_counted_by_lane() {
     assert_eq!(raw + rest.iter().filter(|(stream, ..)| stream.ends_with(".raw")).count(), 4_000);
     closer.close().unwrap();
 }
+
+#[tokio::test]
+async fn the_end_of_a_stream_is_declared_though_all_of_it_was_delivered_and_is_gone() {
+    let mut rig = Rig::new();
+    let (outbox, closer) = rig.open();
+    // More than a segment takes: what follows is in another one.
+    rig.store(&outbox, 1_000).await;
+    let (.., all) = drain(&mut outbox.reader()).await;
+    let mut batch = rig.readings(1);
+    let number = outbox.append(Lane::Alarm, &mut batch, None, &[]);
+    durable(&outbox, number).await;
+    deliver(&outbox, &all);
+    drop(all);
+    for _ in 0..200 {
+        if directories(&rig) == 1 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(directories(&rig), 1);
+    let run = outbox.run().to_owned();
+    crash(&mut rig, outbox, closer);
+    let (outbox, closer) = rig.open();
+    let (_, others, _) = drain(&mut outbox.reader()).await;
+    let mut ends: Vec<_> = others
+        .iter()
+        .filter_map(|record| if let Record::StreamEnd(end) = record { Some(end) } else { None })
+        .map(|end| (end.stream.to_string(), end.last))
+        .collect();
+    ends.sort_unstable();
+    assert_eq!(ends, [(format!("{run}.alarm"), 1), (format!("{run}.raw"), 1_000)]);
+    closer.close().unwrap();
+}

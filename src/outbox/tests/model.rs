@@ -86,6 +86,8 @@ struct Case {
     expires: bool,
     /// `persist = "when-behind"`.
     holds: bool,
+    /// `keep_delivered`.
+    keeps: bool,
     operations: Vec<Op>,
 }
 
@@ -93,10 +95,11 @@ fn case() -> impl Strategy<Value = Case> {
     let when_full = prop_oneof![2 => Just(WhenFull::DropOldest), 1 => Just(WhenFull::Block), 2 => Just(WhenFull::Thin)];
     let operations = proptest::collection::vec(operation(), 10..80);
     let commit_ms = prop_oneof![Just(1_u64), Just(50)];
-    let varieties = (when_full, 10..96_u8, proptest::bool::weighted(0.2), proptest::bool::weighted(0.3));
+    let often = proptest::bool::weighted;
+    let varieties = (when_full, 10..96_u8, often(0.2), often(0.5), often(0.2));
     // The configuration asks for four MiB at least: with less, what a start needs may be all that there is.
     (4..7_u64, 4..64_u64, commit_ms, varieties, operations).prop_map(
-        |(size, segment, commit_ms, (when_full, thin_at_percent, expires, holds), operations)| Case {
+        |(size, segment, commit_ms, (when_full, thin_at_percent, expires, holds, keeps), operations)| Case {
             size_max: size << 20,
             segment_bytes: segment * 1024,
             commit_ms,
@@ -104,6 +107,7 @@ fn case() -> impl Strategy<Value = Case> {
             thin_at_percent,
             expires,
             holds,
+            keeps,
             operations,
         },
     )

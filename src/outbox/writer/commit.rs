@@ -262,7 +262,9 @@ impl Writer {
                 segment.pins.extend(committing.pins);
             }
         }
-        state.hold.committed(numbers[Lane::Raw.index()], clock::instant());
+        if chunks.iter().any(|(lane, _)| *lane == Lane::Raw) {
+            state.hold.committed(numbers[Lane::Raw.index()], clock::instant());
+        }
         state.remember(std::mem::take(&mut block.receipts), self.receipts_max);
         if let (Some(segment), Some(open)) = (state.segments.get_mut(&number), &self.segment) {
             segment.entry.bytes = open.disk_bytes();

@@ -25,6 +25,34 @@ pub(super) struct Coarse {
     count: u64,
     sum: f64,
     delivered: bool,
+    /// In a run that crashed: it may be thinned again, with others.
+    pub(super) delivered_at_crash: bool,
+}
+
+impl Coarse {
+    fn worth(&self) -> Worth {
+        Worth { count: self.count, sum: self.sum }
+    }
+}
+
+/// How many readings, and the sum of their numbers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Worth {
+    count: u64,
+    sum: f64,
+}
+
+impl Worth {
+    fn of(n: i64) -> Self {
+        Self { count: 1, sum: n as f64 }
+    }
+
+    fn add(&mut self, others: impl Iterator<Item = Self>) {
+        for other in others {
+            self.count += other.count;
+            self.sum += other.sum;
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +67,6 @@ pub(super) struct Model {
     pub(super) thinned_most: u64,
     /// Records are given before they are stored.
     pub(super) holds: bool,
-    pub(super) crashed: bool,
     pub(super) ends: Vec<(String, u64)>,
     /// Names of the runs, by number.
     pub(super) runs: Vec<String>,
@@ -74,6 +101,7 @@ impl Model {
                     count: aggregate.count,
                     sum: aggregate.sum.unwrap_or(f64::NAN),
                     delivered: false,
+                    delivered_at_crash: false,
                 };
                 let known = self.thinned.entry((stream.clone(), seq)).or_insert(coarse);
                 hold!((known.count, known.sum) == (coarse.count, coarse.sum), "{stream} {seq} is not what it was");
@@ -124,6 +152,14 @@ impl Model {
         of_stream.for_each(|(_, coarse)| coarse.delivered = true);
     }
 
+    /// What the current run delivered may be given again, perhaps in another form.
+    pub(super) fn forget_deliveries(&mut self) {
+        let run = Some(self.runs.len() - 1);
+        let delivered = self.fates.iter().filter(|(_, fate)| fate.delivered == run).map(|(n, _)| *n);
+        self.delivered_at_crash.extend(delivered);
+        self.thinned.values_mut().for_each(|coarse| coarse.delivered_at_crash |= coarse.delivered);
+    }
+
     /// What stands for readings is worth as much as they were.
     fn check_thinned(&self) -> Checked {
         for ((stream, seq), coarse) in &self.thinned {
@@ -137,18 +173,21 @@ impl Model {
             hold!(streams.contains(&**by) || declared.contains(&**by), "nothing came of {by}: {gap:?}");
         }
         let raw = || self.fates.iter().filter(|(_, fate)| fate.lane == Lane::Raw);
-        let came = || raw().filter(|(_, fate)| fate.delivered.is_some());
-        let of_numbers = || self.thinned.values().filter(|coarse| coarse.is_of_numbers && coarse.delivered);
-        let count = came().count() as u64 + of_numbers().map(|coarse| coarse.count).sum::<u64>();
-        let sum = came().map(|(n, _)| *n as f64).sum::<f64>() + of_numbers().map(|coarse| coarse.sum).sum::<f64>();
-        let all = (raw().count() as u64, raw().map(|(n, _)| *n as f64).sum::<f64>());
-        // A crash may lose what was not announced, and make what was delivered come again in another form.
-        if !self.crashed && self.delivered_at_crash.is_empty() {
-            hold!(count <= all.0 && sum <= all.1, "{count} readings came, their sum is {sum}: of {all:?}");
-            if self.evicted[Lane::Raw.index()].1 == 0 {
-                hold!((count, sum) == all, "({count}, {sum}) of {all:?} came, and nothing was given up");
-            }
-        }
+        let of_numbers = || self.thinned.values().filter(|coarse| coarse.is_of_numbers);
+        let mut came = Worth::default();
+        came.add(raw().filter(|(_, fate)| fate.delivered.is_some()).map(|(n, _)| Worth::of(*n)));
+        came.add(of_numbers().filter(|coarse| coarse.delivered).map(Coarse::worth));
+        // What was not announced before a crash may be lost; what was delivered may have come again in another form: each
+        // once, because it is gone in its old form then.
+        let (mut least, mut most) = (Worth::default(), Worth::default());
+        least.add(raw().filter(|(_, fate)| fate.durable).map(|(n, _)| Worth::of(*n)));
+        most.add(raw().map(|(n, _)| Worth::of(*n)));
+        most.add(raw().filter(|(n, _)| self.delivered_at_crash.contains(n)).map(|(n, _)| Worth::of(*n)));
+        most.add(of_numbers().filter(|coarse| coarse.delivered_at_crash).map(Coarse::worth));
+        hold!(came.count <= most.count && came.sum <= most.sum, "{came:?} came, and {most:?} is all that there was");
+        let nothing_given_up = self.evicted[Lane::Raw.index()].1 == 0;
+        let all_there = came.count >= least.count && came.sum >= least.sum;
+        hold!(!nothing_given_up || all_there, "{came:?} came, {least:?} was announced, and nothing was given up");
         Ok(())
     }
 

@@ -19,6 +19,9 @@ pub(super) struct Run {
     when_full: WhenFull,
 }
 
+/// Longer than any case takes.
+const KEPT: Duration = Duration::from_secs(86_400);
+
 fn encryption(key: u8) -> Encryption {
     let of = |number: u8| EncryptionKey::new(std::array::from_fn(|at| number.wrapping_mul(7).wrapping_add(at as u8)));
     Encryption { key: (key > 0).then(|| of(key)), previous_keys: vec![of(1), of(2)] }
@@ -37,6 +40,7 @@ impl Run {
         rig.settings.ladder.max_age[Lane::Raw.index()] = case.expires.then_some(Duration::from_secs(3_600));
         rig.settings.persist = if case.holds { Persist::WhenBehind } else { Persist::Always };
         rig.settings.hold = Duration::from_millis(50);
+        rig.settings.keep_delivered = if case.keeps { KEPT } else { Duration::ZERO };
         let (outbox, closer, _) = Self::open(&rig)?;
         let reader = outbox.reader();
         let mut run = Self {
@@ -253,16 +257,15 @@ impl Run {
         let image = crashes.then(|| snapshot(self.rig.dir.path()));
         let closed = self.closer.take().map(Closer::close);
         self.look_unless(crashes);
-        self.model.crashed |= crashes;
         if let Some(image) = image {
             self.rig.dir = image;
-            self.forget_deliveries();
+            self.model.forget_deliveries();
         } else if matches!(closed, Some(Ok(()))) {
             self.model.journal.1 = self.model.journal.0;
         }
         // An outbox at its bound has no room for the cursor: what was delivered since it was last stored comes again.
         if !crashes && self.outbox.shared.lock().cursor_changed {
-            self.forget_deliveries();
+            self.model.forget_deliveries();
         }
         let (after, thinned) = self.given_up();
         self.model.thinned_most += thinned;
@@ -291,13 +294,6 @@ impl Run {
         self.pass.clear();
         self.appended = 0;
         Ok(())
-    }
-
-    /// What this run delivered may be given again.
-    fn forget_deliveries(&mut self) {
-        let run = Some(self.model.runs.len() - 1);
-        let delivered = self.model.fates.iter().filter(|(_, fate)| fate.delivered == run).map(|(n, _)| *n);
-        self.model.delivered_at_crash.extend(delivered);
     }
 
     /// What the end of the old run still announced counts only if its files are the ones that go on.
@@ -349,7 +345,7 @@ impl Run {
         }
         let left = directories(&self.rig);
         // The newest, the one before it, and those with journal that no checkpoint includes: small ones roll quickly.
-        hold!(left <= 4, "{left} segments are left");
+        hold!(left <= 4 || self.rig.settings.keep_delivered == KEPT, "{left} segments are left");
         Ok(())
     }
 }
