@@ -329,8 +329,9 @@ fn check_ends_with_0_or_2_and_leaves_the_data_directory_alone() {
     assert!(err.contains("gatway"), "{err}");
     let missing = Loaded::load(&dir.path().join("absent.toml"), Purpose::Run).unwrap_err().to_string();
     assert!(
-        missing
-            .contains("absent.toml: no configuration yet: write one to this path; gateway.example.toml explains every key"),
+        missing.contains(
+            "absent.toml: no configuration yet: write one to this path; gateway.example.toml explains every key"
+        ),
         "{missing}"
     );
     assert_eq!(missing.lines().count(), 1, "{missing}");
