@@ -56,3 +56,15 @@ fn the_example_with_every_key_passes_its_own_check() {
     let output = tidegate(&["check", "--config", path.to_str().unwrap()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[test]
+fn the_configuration_in_the_installation_guide_passes_the_check() {
+    let guide = include_str!("../docs/install.md");
+    let text = guide.split_once("```toml\n").expect("the guide has a configuration").1.split_once("```").unwrap().0;
+    let directory = tempfile::tempdir().unwrap();
+    for (name, content) in [("gateway.toml", text), ("mqtt-password", "a"), ("kafka-password", "b")] {
+        std::fs::write(directory.path().join(name), content).unwrap();
+    }
+    let output = tidegate(&["check", "--config", directory.path().join("gateway.toml").to_str().unwrap()]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

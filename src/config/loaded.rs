@@ -233,7 +233,15 @@ fn read(path: &Path) -> Result<String, Problem> {
         std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
         Ok::<_, std::io::Error>(bytes)
     })();
-    let bytes = bytes.map_err(|error| problem(format!("expected a readable configuration file: {error}")))?;
+    let bytes = bytes.map_err(|error| match error.kind() {
+        // What a package that was just installed says in its one line.
+        std::io::ErrorKind::NotFound => problem(
+            "no configuration yet: write one to this path; gateway.example.toml explains every key (in packages: \
+             /usr/share/doc/tidegate)"
+                .to_owned(),
+        ),
+        _ => problem(format!("expected a readable configuration file: {error}")),
+    })?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
         return Err(problem("expected a configuration file of at most 1 MiB".to_owned()));
     }
