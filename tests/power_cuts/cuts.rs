@@ -20,7 +20,7 @@ const CHANGES_OF_A_START: u64 = 60;
 /// Rounds on one disk: a cut, cuts again in the recovery, a check.
 const ROUNDS: u64 = 5;
 /// So many times the time has a test on a machine that is too busy.
-const BUSY: u32 = 5;
+pub(crate) const BUSY: u32 = 5;
 const STEPS: u64 = 100_000;
 /// About six segments: then some are given up.
 const SMALL: u64 = 5 << 20;

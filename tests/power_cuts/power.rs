@@ -120,3 +120,60 @@ fn read(log: &File) -> io::Result<Vec<Entry>> {
     }
     Ok(entries)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log of these: where on the disk, what, and whether everything is flushed; and where its entries end.
+    fn log(path: &Path, entries: &[(u64, &[u8], bool)]) -> Vec<u64> {
+        let mut log = vec![0; SECTOR as usize];
+        log[..8].copy_from_slice(&MAGIC.to_le_bytes());
+        let mut ends = Vec::new();
+        for (offset, data, flushes) in entries {
+            let words =
+                [offset / SECTOR, data.len() as u64 / SECTOR, if *flushes { FLUSH } else { 0 }, data.len() as u64];
+            let header: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            log.extend(header);
+            log.resize(log.len().next_multiple_of(SECTOR as usize), 0);
+            log.extend(*data);
+            ends.push(log.len() as u64);
+        }
+        std::fs::write(path, log).unwrap();
+        ends
+    }
+
+    #[test]
+    fn what_was_flushed_stays_and_of_the_rest_what_is_wanted() {
+        let directory = tempfile::tempdir().unwrap();
+        let (disk_path, log_path) = (directory.path().join("disk"), directory.path().join("log"));
+        let (one, two, three) = ([1; 8192], [2; 4096], [3; 8192]);
+        let ends = log(&log_path, &[(0, &one, false), (0, &[], true), (4096, &two, false), (4096, &three, false)]);
+        let random = &mut fastrand::Rng::with_seed(1);
+        let mut after = |from: u64, stays: Stays| {
+            std::fs::write(&disk_path, [0; 12288]).unwrap();
+            cut(&disk_path, &log_path, from, stays, random).unwrap();
+            let disk = std::fs::read(&disk_path).unwrap();
+            // Blocks are old or new as a whole.
+            disk.chunks(BLOCK as usize).for_each(|block| assert!(block.iter().all(|byte| *byte == block[0])));
+            [disk[0], disk[4096], disk[8192]]
+        };
+        assert_eq!(after(ends[3], Stays::Nothing), [1, 1, 0]);
+        assert_eq!(after(ends[3], Stays::All), [1, 3, 3]);
+        let torn: std::collections::BTreeSet<_> = (0..200).map(|_| after(ends[3], Stays::Any)).collect();
+        assert_eq!(torn.into_iter().collect::<Vec<_>>(), [1, 2, 3].map(|at| [[1, at, 0], [1, at, 3]]).concat());
+        // What is known to be there is there; what follows may never have come.
+        let cuts: std::collections::BTreeSet<_> = (0..200).map(|_| after(ends[1], Stays::All)).collect();
+        assert_eq!(cuts.into_iter().collect::<Vec<_>>(), [[1, 1, 0], [1, 2, 0], [1, 3, 3]]);
+    }
+
+    #[test]
+    fn what_is_no_log_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let (disk, path) = (directory.path().join("disk"), directory.path().join("log"));
+        std::fs::write(&disk, [0; 4096]).unwrap();
+        std::fs::write(&path, [0; 2048]).unwrap();
+        let refused = cut(&disk, &path, 0, Stays::All, &mut fastrand::Rng::with_seed(1)).unwrap_err();
+        assert!(refused.to_string().contains("an entry of 0 sectors"), "{refused}");
+    }
+}
