@@ -18,17 +18,19 @@
 //!   later that the broker could come to use them again, the stored ones are made void. Where the identifier came again
 //!   that soon, two receipts of it stand for all that a start would have read: that shows it what the broker does.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use roaring::RoaringBitmap;
 
 use super::manifest::Range;
+use super::on_disk::{OnDisk, Voided};
 use super::pending::{BLOCK_BYTES, Block};
 use super::progress::Progress;
 use super::segment::{Contents, Key};
-use super::state::{SegmentState, State, missing_in, stream_name};
+use super::segment_state::{SegmentState, stream_name};
+use super::state::{State, missing_in};
 use super::{Lane, Stored, chunk, recovery};
 use crate::clock;
 use crate::config::{self, Persist};
@@ -50,63 +52,8 @@ const PATIENCE_PART: u32 = 20;
 const PATIENCE_MIN: Duration = Duration::from_millis(10);
 /// A segment spans at most so many numbers that were never stored.
 pub(crate) const HOLE_MAX: u64 = 1 << 24;
-/// Packet identifiers are 16 bits and most brokers give them out in turn: after half of them stored receipts are void.
-const RELEASED_MAX: usize = 30_000;
 /// Records that show whether Kafka is quick again are waited for at most this long.
 const TRIAL_MAX: Duration = Duration::from_secs(10);
-
-/// What of a session's receipts is on the disk, as far as a start takes notice of it.
-#[derive(Debug, Default)]
-struct OnDisk {
-    newest: VecDeque<u16>,
-    /// How often each is among them.
-    ids: HashMap<u16, u16>,
-    /// How many are among them more than once: with any, a start recognises none.
-    repeated: usize,
-    /// Messages acknowledged since then without being stored.
-    released: usize,
-}
-
-impl OnDisk {
-    fn push(&mut self, id: u16, kept_max: usize) {
-        self.newest.push_back(id);
-        let count = self.ids.entry(id).or_default();
-        *count += 1;
-        self.repeated += usize::from(*count == 2);
-        if self.newest.len() > kept_max
-            && let Some(oldest) = self.newest.pop_front()
-            && let Some(count) = self.ids.get_mut(&oldest)
-        {
-            *count -= 1;
-            self.repeated -= usize::from(*count == 1);
-            if *count == 0 {
-                self.ids.remove(&oldest);
-            }
-        }
-        self.released = 0;
-    }
-}
-
-/// A session whose stored receipts are to be made void.
-#[derive(Clone, Debug)]
-pub(crate) struct Voided {
-    session: Name,
-    /// A packet identifier that the broker used again while it was among them.
-    again: Option<u16>,
-}
-
-impl Voided {
-    pub(crate) fn is_of(&self, session: &Name) -> bool {
-        *self.session == **session
-    }
-
-    /// What is stored in place of the receipts.
-    pub(crate) fn receipts(&self) -> impl Iterator<Item = (Name, Receipt)> {
-        let twice = self.again.map(|packet_id| [Receipt { packet_id, hash: 0 }; 2]);
-        let receipts = std::iter::once(Receipt::SESSION_LOST).chain(twice.into_iter().flatten());
-        receipts.map(|receipt| (Arc::clone(&self.session), receipt))
-    }
-}
 
 /// The raw records that are being committed.
 #[derive(Debug)]
@@ -198,11 +145,12 @@ impl Hold {
     /// Whether the acknowledgements of these messages may leave without a commit; notes the sessions that keep them back.
     fn may_release(&mut self, receipts: &[(Name, Receipt)]) -> bool {
         for (session, receipt) in receipts {
-            let Some(on_disk) = self.on_disk.get(session).filter(|on_disk| on_disk.repeated == 0) else { continue };
-            let again = on_disk.ids.contains_key(&receipt.packet_id).then_some(receipt.packet_id);
-            let stale = again.is_some() || on_disk.released + receipts.len() > RELEASED_MAX;
-            if stale && !self.void.iter().any(|voided| voided.is_of(session)) {
-                self.void.push(Voided { session: Arc::clone(session), again });
+            let on_disk = self.on_disk.get(session);
+            let stale = on_disk.and_then(|on_disk| on_disk.stale(session, receipt.packet_id, receipts.len()));
+            if let Some(stale) = stale
+                && !self.void.iter().any(|voided| voided.is_of(session))
+            {
+                self.void.push(stale);
             }
         }
         self.void.is_empty()
@@ -212,7 +160,7 @@ impl Hold {
         let kept_max = self.kept_max;
         for (session, receipt) in receipts {
             if let Some(on_disk) = self.on_disk.get_mut(session) {
-                on_disk.released += 1;
+                on_disk.released();
             }
             self.unstored.push((Arc::clone(session), *receipt));
         }

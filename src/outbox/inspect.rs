@@ -23,7 +23,7 @@ use super::manifest::{Entry, Manifest, ManifestError, Range};
 use super::rebuild::{Rebuilt, rebuild};
 use super::recovery::{self, Found, OpenError};
 use super::segment::{Contents, SegmentError};
-use super::state::SegmentState;
+use super::segment_state::SegmentState;
 use super::{Lane, checkpoint};
 
 /// Why an outbox cannot be looked at.

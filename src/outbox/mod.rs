@@ -28,6 +28,8 @@ pub(crate) mod edit;
 mod hold;
 pub(crate) mod inspect;
 pub(crate) mod manifest;
+mod memory;
+mod on_disk;
 mod pending;
 mod progress;
 mod reader;
@@ -36,6 +38,7 @@ pub(crate) mod record;
 mod recovery;
 mod rewrite;
 pub(crate) mod segment;
+pub(crate) mod segment_state;
 mod settled;
 pub(crate) mod state;
 #[cfg(test)]

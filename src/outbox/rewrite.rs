@@ -22,7 +22,7 @@ use super::progress::Progress;
 use super::reader::{load, whole};
 use super::record::Names;
 use super::segment::{self, Contents, Key, Segment, SegmentError};
-use super::state::{SegmentState, thinned_stream};
+use super::segment_state::{SegmentState, thinned_stream};
 use super::thin::Thinner;
 use super::{Lane, hold, recovery};
 use crate::reading::Stamp;

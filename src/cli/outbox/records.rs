@@ -14,7 +14,7 @@ use crate::outbox::Lane;
 use crate::outbox::edit::Filter;
 use crate::outbox::inspect::{Inspection, Piece, pieces};
 use crate::outbox::record::Names;
-use crate::outbox::state::SegmentState;
+use crate::outbox::segment_state::SegmentState;
 use crate::print::Columns;
 use crate::reading::{Batch, Record};
 use crate::uplink::lines::Exporter;

@@ -14,7 +14,7 @@ use crate::gateway::machine_id;
 use crate::outbox::Lane;
 use crate::outbox::inspect::{Inspection, ManifestState};
 use crate::outbox::manifest::Declared;
-use crate::outbox::state::SegmentState;
+use crate::outbox::segment_state::SegmentState;
 
 /// So many declarations are listed for a person.
 const DECLARED_SHOWN_MAX: usize = 10;

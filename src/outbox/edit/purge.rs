@@ -8,8 +8,8 @@ use super::super::inspect::{Piece, pieces};
 use super::super::manifest::Declared;
 use super::super::progress::Progress;
 use super::super::record::Names;
+use super::super::segment_state::SegmentState;
 use super::super::settled::{self, Settled, marks};
-use super::super::state::SegmentState;
 use super::super::{Lane, recovery, segment::Contents};
 use super::{Edit, EditError, Filter};
 

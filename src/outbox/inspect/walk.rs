@@ -7,7 +7,8 @@ use super::super::chunk::{self, Extras};
 use super::super::manifest::{Entry, Range};
 use super::super::record::{self, Names};
 use super::super::segment::{Contents, Key};
-use super::super::state::{SegmentState, missing_in};
+use super::super::segment_state::SegmentState;
+use super::super::state::missing_in;
 use super::super::{Lane, hold, reader};
 use crate::reading::Batch;
 
