@@ -88,7 +88,7 @@ case ${1:-install} in
     uninstall) uninstall ;;
     purge)
         uninstall
-        rm -rf "$root/etc/tidegate" "$root/var/lib/tidegate"
+        rm -rf "$root/etc/tidegate" "$root/var/lib/tidegate" "$root/var/lib/private/tidegate"
         say "and now they are not; the user tidegate stays"
         ;;
     *) give_up "unknown '$1'; expected install, uninstall or purge" ;;
