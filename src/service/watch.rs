@@ -3,8 +3,8 @@
 //! loses nothing: what is not durable is not acknowledged.
 //!
 //! Who ends it: a hanging disk ends it here, with [`EXIT_DISK_HANGS`], since a process that waits for a disk cannot be
-//! aborted anyway, and a core of it tells nothing. For any other part the watchdog goes hungry, and the manager aborts
-//! the process and keeps what can be known of it. Where nobody watches it ends itself, with [`EXIT_HANGS`].
+//! aborted anyway. For any other part the watchdog goes hungry, and the manager aborts the process, says why in its own words,
+//! and starts it again. Where nobody watches it ends itself, with [`EXIT_HANGS`].
 //!
 //! A thread of its own, because the others may be what hangs; it takes no lock but that of the list of parts.
 

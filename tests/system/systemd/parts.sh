@@ -21,11 +21,13 @@ install_parts() {
     exec {line}<>/run/meter-line
     plug_in_meter
     broker
-    # Less patience than the unit has, since this is a test of the order of things and not of patience.
+    # Less patience than the unit has, since this is a test of the order of things and not of patience. A stop takes longer than
+    # TimeoutStopSec, and asks for it.
     drop_in test <<'CONF'
 [Service]
 WatchdogSec=10
 RestartSec=1
+TimeoutStopSec=2
 CONF
 }
 
