@@ -209,7 +209,12 @@ async fn nothing_reachable_is_said_with_the_reason() {
 async fn a_certificate_that_is_not_there_is_said_and_tried_again() {
     let memory = Memory::new(10);
     let mut settings = settings("127.0.0.1:1");
-    settings.tls = Some(tidegate::config::Tls { ca: Some("/no/such/ca.pem".into()), certificate: None, key: None });
+    settings.tls = Some(tidegate::config::Tls {
+        ca: Some("/no/such/ca.pem".into()),
+        certificate: None,
+        key: None,
+        fingerprint: 0,
+    });
     let connect = KafkaConnect::new(settings.clone(), &gateway());
     let uplink = Uplink::start(&memory, settings, connect, tuning());
     uplink.until("down", |uplink| uplink.link().state == LinkState::Down).await;
