@@ -34,6 +34,9 @@ pub use errors::{Errors, Place, Problem, nearest};
 pub use loaded::{Loaded, Purpose};
 pub(crate) use units::parse_duration;
 
+/// The data directory unless the configuration, or systemd, names another.
+pub(crate) const DATA_DIR: &str = "/var/lib/tidegate";
+
 /// A whole configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {

@@ -36,7 +36,7 @@ pub(super) fn gateway(section: &Section<'_>) -> Gateway {
         labels: labels(section),
         data_dir: section
             .path("data_dir")
-            .unwrap_or_else(|| PathBuf::from(state_directory.unwrap_or_else(|| "/var/lib/tidegate".to_owned()))),
+            .unwrap_or_else(|| PathBuf::from(state_directory.unwrap_or_else(|| super::DATA_DIR.to_owned()))),
         profiles_dir: section.path("profiles_dir").unwrap_or_else(|| PathBuf::from("/etc/tidegate/profiles")),
         stop_timeout: section.duration("stop_timeout", secs(0)..=secs(600)).unwrap_or(secs(20)),
     };

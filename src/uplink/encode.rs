@@ -36,7 +36,7 @@ pub(crate) struct EncodeError {
 pub(crate) struct Encoder {
     gateway: String,
     labels: BTreeMap<String, String>,
-    layout: Layout,
+    pub(crate) layout: Layout,
     format: Format,
     timestamp: Timestamp,
     /// The record.

@@ -35,6 +35,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a SUBACK may take while the socket is read.
 const SUBACK_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// No SUBSCRIBE has this packet identifier, unless there are half a million filters.
+const UNSUBSCRIBE_ID: u16 = u16::MAX;
 /// How long a stop waits for what was accepted to become durable, so that it can be acknowledged.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the broker may take to close the connection after our DISCONNECT.
@@ -83,6 +85,8 @@ pub(super) enum ConnectionError {
 pub(super) struct Source<S> {
     pub(super) settings: config::Mqtt,
     pub(super) client_id: String,
+    /// Subscriptions that a session of before may still have and that nobody wants any more.
+    pub(super) obsolete: Vec<String>,
     pub(super) session: Session,
     pub(super) sink: S,
     pub(super) durable: watch::Receiver<u64>,
@@ -197,6 +201,10 @@ impl<'a, S: Sink> Connection<'a, S> {
         for request in &requests {
             let (version, qos) = (source.settings.version, source.settings.qos);
             wire::subscribe(version, request.id, &request.filters, qos, &mut stream.output)?;
+        }
+        let obsolete = std::mem::take(&mut source.obsolete);
+        if ack.session_present && !obsolete.is_empty() {
+            wire::unsubscribe(source.settings.version, UNSUBSCRIBE_ID, &obsolete, &mut stream.output)?;
         }
         source.outage.connected(ack.session_present);
         if requests.is_empty() {
