@@ -61,6 +61,7 @@ impl Configuration {
     /// The gateway starts with this file, or because of `fallback` with what it had kept of it.
     #[must_use]
     pub fn new(file: &Path, fallback: Option<String>) -> Self {
+        let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
         let (file, since_ms) = (file.display().to_string(), clock::wall_ms());
         Self(Arc::new(Mutex::new(Known { file, since_ms, fallback, applied: 0, refused: 0, refusal: None })))
     }

@@ -26,6 +26,7 @@ use super::decoder::{self, Decoder, WireError};
 use super::outage::Outage;
 use super::session::Session;
 use super::stream::{Socket, Stream, Turn};
+use super::subscriptions::FILTERS_PER_PACKET;
 use super::tls::{self, TlsError};
 use super::wire::{self, Ack, ConnAck, Packet};
 
@@ -35,8 +36,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a SUBACK may take while the socket is read.
 const SUBACK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// No SUBSCRIBE has this packet identifier, unless there are half a million filters.
-const UNSUBSCRIBE_ID: u16 = u16::MAX;
 /// How long a stop waits for what was accepted to become durable, so that it can be acknowledged.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the broker may take to close the connection after our DISCONNECT.
@@ -204,7 +203,9 @@ impl<'a, S: Sink> Connection<'a, S> {
         }
         let obsolete = std::mem::take(&mut source.obsolete);
         if ack.session_present && !obsolete.is_empty() {
-            wire::unsubscribe(source.settings.version, UNSUBSCRIBE_ID, &obsolete, &mut stream.output)?;
+            for (filters, id) in obsolete.chunks(FILTERS_PER_PACKET).zip((0..=u16::MAX).rev()) {
+                wire::unsubscribe(source.settings.version, id, filters, &mut stream.output)?;
+            }
         }
         source.outage.connected(ack.session_present);
         if requests.is_empty() {
