@@ -37,9 +37,11 @@ pub(super) async fn deliver(directory: &Path, config: &Config, is_real: bool, me
     let before = outbox.backlog().records;
     let started = clock::instant();
     let (stop, stopped) = watch::channel(Some(started + DELIVERY_MAX));
-    uplink::run(kafka.clone(), config.gateway.clone(), outbox.clone(), links.link("kafka"), counters.clone(), stopped)
-        .await;
-    drop(stop);
+    let settings = uplink::Settings { kafka: kafka.clone(), gateway: config.gateway.clone() };
+    // Both are held to the end: settings and a stop that nobody can change any more would mean something else.
+    let (change, settings) = watch::channel(settings);
+    uplink::run(settings, outbox.clone(), links.link("kafka"), counters.clone(), stopped).await;
+    drop((change, stop));
     let elapsed = started.elapsed();
     let after = outbox.backlog();
     drop(outbox);

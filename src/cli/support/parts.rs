@@ -9,11 +9,12 @@ use serde_json::Value as Json;
 
 use super::{Part, Support, archive, system};
 use crate::cli::outbox::{records, status as outbox_status};
-use crate::cli::{further, status};
+use crate::cli::status;
 use crate::config::{Format, Glance, Loaded, Purpose};
 use crate::outbox::cipher::Keys;
 use crate::outbox::edit::Filter;
 use crate::outbox::inspect::Inspection;
+use crate::setup::Setup;
 use crate::status::socket;
 use crate::uplink::lines::Exporter;
 
@@ -109,12 +110,9 @@ impl Parts<'_> {
     }
 
     fn check(&self) -> String {
-        let checked = Loaded::load_in(&self.support.config, Purpose::Run, self.env).and_then(|loaded| {
-            let problems = further(&loaded);
-            if problems.is_empty() { Ok(()) } else { Err(loaded.errors(problems)) }
-        });
+        let checked = Loaded::load_in(&self.support.config, Purpose::Run, self.env).and_then(Setup::check_loaded);
         let mut text = match checked {
-            Ok(()) => format!("{}: all is well\n", self.support.config.display()),
+            Ok(_) => format!("{}: all is well\n", self.support.config.display()),
             Err(errors) => format!("{errors}\n"),
         };
         text.push_str(
