@@ -165,13 +165,11 @@ fn speed(mut times: Vec<Duration>, config: &Config, measured: &mut Measured) -> 
     let ms = |time: Duration| time.as_secs_f64() * 1000.0;
     measured.commits = Some(times.len());
     (measured.commit_median_ms, measured.commit_max_ms) = (Some(ms(median)), Some(ms(max)));
-    let each = measured.written_bytes.unwrap_or(0) / times.len() as u64;
-    let found = format!(
-        "{:.1} ms each with fsync, the slowest {:.1} ms; {} written for each",
-        ms(median),
-        ms(max),
-        super::size(each)
-    );
+    // The kernel counts nothing for some file systems, an overlay among them.
+    let written = measured.written_bytes.filter(|bytes| *bytes > 0);
+    let each = written
+        .map_or_else(String::new, |bytes| format!("; {} written for each", super::size(bytes / times.len() as u64)));
+    let found = format!("{:.1} ms each with fsync, the slowest {:.1} ms{each}", ms(median), ms(max));
     let interval = config.outbox.commit_interval;
     if median > interval {
         let longer = (ms(median) * 2.0 / 100.0).ceil() * 100.0;

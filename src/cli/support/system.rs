@@ -43,7 +43,8 @@ pub(super) fn machine(data_dir: Option<&Path>) -> String {
         "time server",
         run("timedatectl", &["show", "--property=NTP,NTPSynchronized,Timezone"])
             .ok()
-            .map(|answer| answer.trim().replace('\n', ", ")),
+            .map(|answer| answer.trim().replace('\n', ", "))
+            .filter(|answer| !answer.is_empty()),
     );
     match data_dir {
         None => line("data", Some("its directory is not known: see check.txt".to_owned())),
