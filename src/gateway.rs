@@ -68,7 +68,10 @@ pub enum RunError {
 pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
     let counters = Counters::default();
     let links = Links::default();
+    let boots = clock::begin(&config.gateway.clock, &config.gateway.data_dir);
     let (outbox, closer, left) = open_outbox(&config, &counters).await?;
+    let runs = outbox.runs();
+    clock::join(outbox.run(), |run| runs.contains(run));
     let backlog = outbox.backlog();
     info!(
         gateway = config.gateway.id,
@@ -86,6 +89,7 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
         kafka_within(&config),
         config.gateway.clone(),
         outbox.clone(),
+        boots,
         links.link("kafka"),
         counters.clone(),
         uplink_stop,
@@ -93,6 +97,7 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
     let reporter = Reporter::new(&config.gateway.id, outbox.clone(), links.clone(), counters.clone());
     let status = serve_status(&config.gateway.data_dir, reporter);
     let watchdog = tokio::spawn(watch_disk(outbox.clone()));
+    let clock_watch = tokio::spawn(watch_clock());
 
     tokio::pin!(shutdown);
     let begun = tokio::select! {
@@ -131,6 +136,8 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
     let _ = status.await;
     let closed = tokio::task::spawn_blocking(move || closer.close()).await;
     watchdog.abort();
+    clock_watch.abort();
+    let _ = tokio::task::spawn_blocking(clock::leave).await;
     match (closed, ended) {
         (Err(error), _) => Err(RunError::Task(error.to_string())),
         (Ok(Err(error)), _) => Err(error.into()),
@@ -201,6 +208,16 @@ async fn pass_time(pipeline: Pipeline) {
     loop {
         interval.tick().await;
         pipeline.tick(clock::stamp());
+    }
+}
+
+/// Looks at the clock once a second.
+async fn watch_clock() {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let _ = tokio::task::spawn_blocking(clock::look).await;
     }
 }
 

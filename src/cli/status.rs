@@ -11,7 +11,7 @@ use comfy_table::{CellAlignment, Table};
 use super::fail;
 use crate::config::{Loaded, Purpose};
 use crate::outbox::Lane;
-use crate::status::report::Report;
+use crate::status::report::{Clock, Report};
 use crate::status::socket;
 
 /// Shows the status of the gateway on `data_dir`, or on the data directory of the configuration. 0 if it answered, 1 if
@@ -60,10 +60,14 @@ fn table(report: &Report) -> String {
     let each = report.flash.write_amplification.map(|each| format!(", {each:.3} bytes for each byte delivered"));
     let _ = writeln!(
         text,
-        "flash    {} written to disk since the start{}\n",
+        "flash    {} written to disk since the start{}",
         size(report.flash.written_bytes),
         each.unwrap_or_default(),
     );
+    if let Some(clock) = &report.clock {
+        let _ = writeln!(text, "clock    {}", clock_line(clock));
+    }
+    text.push('\n');
     let mut links = Table::new();
     links.load_preset(NOTHING).set_header(["LINK", "STATE", "SINCE", ""]);
     for (name, link) in &report.links {
@@ -86,6 +90,21 @@ fn table(report: &Report) -> String {
     text.truncate(text.trim_end().len());
     text.push('\n');
     text
+}
+
+fn clock_line(clock: &Clock) -> String {
+    let Clock { now, by, doubt, for_s, since, boot, not_before, .. } = clock;
+    match (by, doubt) {
+        (Some(by), _) => {
+            format!("{now}, trusted by {by} since {}; boot {boot}", since.as_deref().unwrap_or("an unknown time"))
+        }
+        (None, Some(doubt)) => format!(
+            "{now}, NOT trusted ({doubt}) for {}: what arrives is marked `unsynced`; no time before {not_before} is \
+             believed; boot {boot}",
+            duration(*for_s)
+        ),
+        (None, None) => now.clone(),
+    }
 }
 
 pub(super) fn size(bytes: u64) -> String {

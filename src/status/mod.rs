@@ -19,6 +19,8 @@ pub enum LinkState {
     Up,
     /// Down; the detail says why. It is tried again by itself.
     Down,
+    /// Nothing is wrong but the clock: it comes up once the time is known.
+    WaitingForTime,
 }
 
 impl LinkState {
@@ -29,6 +31,7 @@ impl LinkState {
             Self::Connecting => "connecting",
             Self::Up => "up",
             Self::Down => "down",
+            Self::WaitingForTime => "waiting-for-time",
         }
     }
 }
@@ -80,6 +83,11 @@ impl Link {
     /// It is down.
     pub fn down(&self, why: impl Into<String>) {
         self.set(LinkState::Down, why.into());
+    }
+
+    /// Only the time is missing.
+    pub fn waiting_for_time(&self, why: impl Into<String>) {
+        self.set(LinkState::WaitingForTime, why.into());
     }
 
     fn set(&self, state: LinkState, detail: String) {

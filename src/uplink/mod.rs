@@ -33,6 +33,7 @@ use tracing::error;
 
 pub use drain::Tuning;
 
+use crate::clock::Boots;
 use crate::config;
 use crate::counters::Counters;
 use crate::outbox::Outbox;
@@ -46,13 +47,14 @@ pub async fn run(
     settings: config::Kafka,
     gateway: config::Gateway,
     outbox: Outbox,
+    boots: Boots,
     link: Link,
     counters: Counters,
     stop: watch::Receiver<Option<Instant>>,
 ) {
     let connect = kafka::KafkaConnect::new(settings.clone(), &gateway);
     let source = source::OutboxSource::new(outbox);
-    drain(&settings, &gateway, source, connect, link, counters, Tuning::default(), stop).await;
+    drain(&settings, &gateway, source, boots, connect, link, counters, Tuning::default(), stop).await;
 }
 
 /// [`run`] between any source and any sink.
@@ -61,6 +63,7 @@ pub async fn drain<S: source::Source, C: sink::Connect>(
     settings: &config::Kafka,
     gateway: &config::Gateway,
     source: S,
+    boots: Boots,
     connect: C,
     link: Link,
     counters: Counters,
@@ -80,7 +83,8 @@ pub async fn drain<S: source::Source, C: sink::Connect>(
     let parts = drain::Parts {
         source,
         connect,
-        encoder: encode::Encoder::new(gateway, settings),
+        learnt: boots.learnt(),
+        encoder: encode::Encoder::new(gateway, settings).knowing(boots),
         topics,
         flight: flight::Flight::new(settings.in_flight_max, settings.in_flight_bytes_max),
         link,

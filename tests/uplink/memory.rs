@@ -244,6 +244,7 @@ pub(crate) fn gateway() -> Gateway {
         data_dir: PathBuf::new(),
         profiles_dir: PathBuf::new(),
         stop_timeout: Duration::from_secs(5),
+        clock: tidegate::config::ClockTrust::Auto,
     }
 }
 
@@ -305,7 +306,18 @@ impl Uplink {
         let (stop, stopped) = watch::channel(None);
         let (link, source, counted) = (links.link("kafka"), memory.clone(), counters.clone());
         let task = tokio::spawn(async move {
-            drain(&settings, &gateway(), source, connect, link, counted, tuning, stopped).await;
+            drain(
+                &settings,
+                &gateway(),
+                source,
+                tidegate::clock::Boots::default(),
+                connect,
+                link,
+                counted,
+                tuning,
+                stopped,
+            )
+            .await;
         });
         Self { memory: memory.clone(), counters, links, stop, task }
     }
