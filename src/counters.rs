@@ -36,6 +36,8 @@ counts! {
     BytesReceived = "bytes_received_total", "source";
     /// Readings decoded.
     Readings = "readings_total", "source";
+    /// Readings and device states that arrived while the clock was not trusted, by cause.
+    ReceivedUntrusted = "received_untrusted_total", "cause";
     /// Device states (availability, last will) decoded.
     DeviceStates = "device_states_total", "source";
     /// Frames that a profile knows and asks to ignore.

@@ -90,9 +90,12 @@ pub async fn run(start: Start, shutdown: impl Future<Output = ()>) -> Result<(),
     let config = setup.config().clone();
     let counters = Counters::default();
     let links = Links::default();
+    let boots = clock::begin(&config.gateway.clock, &config.gateway.data_dir);
     let (outbox, closer, left) = open_outbox(&config, &counters).await?;
     links.beats().watch(service::OUTBOX, &outbox.beat());
     let watch = service::watch(notifier.clone(), links.beats().clone());
+    let runs = outbox.runs();
+    clock::join(outbox.run(), |run| runs.contains(run));
     let backlog = outbox.backlog();
     info!(
         gateway = config.gateway.id,
@@ -111,13 +114,15 @@ pub async fn run(start: Start, shutdown: impl Future<Output = ()>) -> Result<(),
     let (stop_uplink, uplink_stop) = watch::channel(None);
     let (settings, uplink_settings) = watch::channel(reload::uplink_settings(&config));
     let link = links.link("kafka");
-    let mut uplink = tokio::spawn(uplink::run(uplink_settings, outbox.clone(), link, counters.clone(), uplink_stop));
+    let mut uplink =
+        tokio::spawn(uplink::run(uplink_settings, outbox.clone(), boots, link, counters.clone(), uplink_stop));
     let configuration = Configuration::new(setup.loaded.path(), fallback.clone());
     let reporter =
         Reporter::new(&config.gateway.id, outbox.clone(), links.clone(), counters.clone(), configuration.clone());
     let (reloads, requests) = mpsc::channel(RELOADS_MAX);
     let status = serve_status(&config.gateway.data_dir, reporter, reloads);
     let teller = tokio::spawn(service::tell(notifier.clone(), outbox.clone(), links.clone()));
+    let clock_watch = tokio::spawn(watch_clock());
 
     tokio::pin!(shutdown);
     let has_journal = has_left || !rules.is_empty();
@@ -169,6 +174,8 @@ pub async fn run(start: Start, shutdown: impl Future<Output = ()>) -> Result<(),
     let _ = status.await;
     let closed = tokio::task::spawn_blocking(move || closer.close()).await;
     drop(watch);
+    clock_watch.abort();
+    let _ = tokio::task::spawn_blocking(clock::leave).await;
     match (closed, ended) {
         (Err(error), _) => Err(RunError::Task(error.to_string())),
         (Ok(Err(error)), _) => Err(error.into()),
@@ -259,6 +266,16 @@ async fn pass_time(pipeline: Pipeline, beat: Beat) {
         interval.tick().await;
         pipeline.tick(clock::stamp());
         beat.beat();
+    }
+}
+
+/// Looks at the clock once a second.
+async fn watch_clock() {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let _ = tokio::task::spawn_blocking(clock::look).await;
     }
 }
 

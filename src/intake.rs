@@ -87,6 +87,9 @@ impl Intake {
                 Outcome::Rejected(rejection) => self.reject(&frame, frames.received, rejection),
             }
         }
+        if !frames.received.trusted && readings + states > 0 {
+            self.counters.add(Count::ReceivedUntrusted, crate::clock::doubt().as_str(), readings + states);
+        }
         self.counts.readings.add(readings);
         self.counts.states.add(states);
         self.counts.ignored.add(ignored);

@@ -10,7 +10,7 @@ use comfy_table::{CellAlignment, Table};
 
 use super::fail;
 use crate::outbox::Lane;
-use crate::status::report::Report;
+use crate::status::report::{Clock, Report};
 use crate::status::{configuration, socket};
 
 /// Shows the status of the gateway on `data_dir`, or on the data directory of the configuration. 0 if it answered, 1 if
@@ -58,10 +58,14 @@ pub(super) fn table(report: &Report) -> String {
     let each = report.flash.write_amplification.map(|each| format!(", {each:.3} bytes for each byte delivered"));
     let _ = writeln!(
         text,
-        "flash    {} written to disk since the start{}\n",
+        "flash    {} written to disk since the start{}",
         size(report.flash.written_bytes),
         each.unwrap_or_default(),
     );
+    if let Some(clock) = &report.clock {
+        let _ = writeln!(text, "clock    {}", clock_line(clock));
+    }
+    text.push('\n');
     let mut links = Table::new();
     links.load_preset(NOTHING).set_header(["LINK", "STATE", "SINCE", ""]);
     for (name, link) in &report.links {
@@ -112,6 +116,21 @@ fn write_configuration(text: &mut String, configuration: &configuration::Report)
 fn indented(text: &mut String, lines: &str) {
     for line in lines.lines() {
         let _ = writeln!(text, "         {line}");
+    }
+}
+
+fn clock_line(clock: &Clock) -> String {
+    let Clock { now, by, doubt, for_s, since, boot, not_before, .. } = clock;
+    match (by, doubt) {
+        (Some(by), _) => {
+            format!("{now}, trusted by {by} since {}; boot {boot}", since.as_deref().unwrap_or("an unknown time"))
+        }
+        (None, Some(doubt)) => format!(
+            "{now}, NOT trusted ({doubt}) for {}: what arrives is marked `unsynced`; no time before {not_before} is \
+             believed; boot {boot}",
+            duration(*for_s)
+        ),
+        (None, None) => now.clone(),
     }
 }
 

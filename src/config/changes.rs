@@ -89,11 +89,13 @@ impl Changes {
     }
 }
 
-/// Keys that differ and that a running gateway cannot change: names of streams and sessions, and what an open outbox is.
+/// Keys that differ and that a running gateway cannot change: names of streams and sessions, what an open outbox is, and
+/// whom the clock is believed.
 fn restart(old: &Config, new: &Config) -> Vec<&'static str> {
     [
         ("gateway.id", old.gateway.id != new.gateway.id),
         ("gateway.data_dir", old.gateway.data_dir != new.gateway.data_dir),
+        ("gateway.clock", old.gateway.clock != new.gateway.clock),
         ("outbox.persist", old.outbox.persist != new.outbox.persist),
         ("outbox.encryption", old.outbox.encryption != new.outbox.encryption),
     ]

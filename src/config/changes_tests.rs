@@ -60,6 +60,7 @@ fn each_change_is_found_and_nothing_else() {
     check("labels", "stop_timeout = \"1s\"\nlabels", "[gateway] changed");
     check("id = \"g\"", "id = \"h\"", "nothing has changed !gateway.id");
     check("/data", "/other", "nothing has changed !gateway.data_dir");
+    check("labels", "clock = \"ntp\"\nlabels", "nothing has changed !gateway.clock");
     check("max_size", "persist = \"when-behind\"\nmax_size", "[outbox] changed !outbox.persist");
 }
 

@@ -70,6 +70,22 @@ pub struct Gateway {
     pub profiles_dir: PathBuf,
     /// How long a stop may take to deliver what is waiting.
     pub stop_timeout: Duration,
+    /// When the wall clock is believed.
+    pub clock: ClockTrust,
+}
+
+/// When the wall clock is believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ClockTrust {
+    /// Once it is synchronised, or a clock chip agrees with it, or the machine is of a kind that has its time.
+    #[default]
+    Auto,
+    /// Once it is synchronised.
+    Ntp,
+    /// From the start.
+    Always,
+    /// While this file is there.
+    File(PathBuf),
 }
 
 /// A password, a token: never printed. Equality is for telling whether it has changed since it was last read; what

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::secret::Origin;
 use super::units::{escape, format_duration, format_size};
 use super::{
-    Alarm, Compression, Filter, FilterAction, Format, Kafka, Layout, Loaded, Mqtt, MqttVersion, Outbox, Parity,
-    Persist, Retained, Rules, Select, Serial, Timestamp, Tls, Window, WindowAlarm, sinks, values,
+    Alarm, ClockTrust, Compression, Filter, FilterAction, Format, Kafka, Layout, Loaded, Mqtt, MqttVersion, Outbox,
+    Parity, Persist, Retained, Rules, Select, Serial, Timestamp, Tls, Window, WindowAlarm, sinks, values,
 };
 use crate::reading::Value;
 
@@ -98,6 +98,12 @@ impl Loaded {
         page.path("data_dir", &gateway.data_dir);
         page.path("profiles_dir", &gateway.profiles_dir);
         page.duration("stop_timeout", gateway.stop_timeout);
+        match &gateway.clock {
+            ClockTrust::Auto => page.text("clock", "auto"),
+            ClockTrust::Ntp => page.text("clock", "ntp"),
+            ClockTrust::Always => page.text("clock", "always"),
+            ClockTrust::File(path) => page.line("clock", inline(&[("file", quoted(&path.to_string_lossy()))])),
+        }
         for mqtt in &self.config.mqtt {
             self.mqtt(&mut page, mqtt);
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::field::{Field, clip_path};
 use super::section::Section;
-use super::{Gateway, Mqtt, MqttVersion, Parity, ProfileUse, Retained, Serial, Tls, secret, units, values};
+use super::{ClockTrust, Gateway, Mqtt, MqttVersion, Parity, ProfileUse, Retained, Serial, Tls, secret, units, values};
 
 const LABELS_MAX: usize = 32;
 const KIB: u64 = 1 << 10;
@@ -39,9 +39,27 @@ pub(super) fn gateway(section: &Section<'_>) -> Gateway {
             .unwrap_or_else(|| PathBuf::from(state_directory.unwrap_or_else(|| super::DATA_DIR.to_owned()))),
         profiles_dir: section.path("profiles_dir").unwrap_or_else(|| PathBuf::from("/etc/tidegate/profiles")),
         stop_timeout: section.duration("stop_timeout", secs(0)..=secs(600)).unwrap_or(secs(20)),
+        clock: clock_trust(section),
     };
     section.finish();
     gateway
+}
+
+/// `clock = "ntp"`, or `{ file = PATH }`.
+fn clock_trust(section: &Section<'_>) -> ClockTrust {
+    let Some(field) = section.get("clock") else { return ClockTrust::Auto };
+    if field.is_table() {
+        let table = field.section();
+        let file = table.require("file", "the path of a file").and_then(|file| file.path());
+        table.finish();
+        return file.map_or(ClockTrust::Auto, ClockTrust::File);
+    }
+    let choice = field.choice(&[("auto", 0), ("ntp", 1), ("always", 2)]);
+    match choice {
+        Some(1) => ClockTrust::Ntp,
+        Some(2) => ClockTrust::Always,
+        _ => ClockTrust::Auto,
+    }
 }
 
 /// The host's name, if it can be an id.

@@ -309,6 +309,12 @@ impl Outbox {
         &self.shared.run
     }
 
+    /// The runs that have records here, this one apart.
+    #[must_use]
+    pub fn runs(&self) -> std::collections::BTreeSet<String> {
+        self.shared.lock().segments.values().map(|segment| segment.entry.run.clone()).collect()
+    }
+
     /// Made with the data directory and renewed when it finds itself on another machine: so that no two installations
     /// share an MQTT session.
     #[must_use]

@@ -16,7 +16,7 @@ use crate::reading::{Batch, Field, Mark, Name, Reading, Record, TimeQuality, Val
 impl Rules {
     /// Takes one reading through all rules. Whether anything of it was dropped, or moved to the alarms.
     pub(super) fn reading(&mut self, reading: &mut Reading, fields: &[Field], made: &mut Made) -> bool {
-        self.note_clock(reading.received);
+        self.note_clock(reading.received, made);
         let Range { start, end } = reading.fields;
         let mut slot = self.state.table.find(&reading.device);
         if let Some(device) = slot.and_then(|slot| self.state.table.get_mut(slot)) {
@@ -166,8 +166,8 @@ impl Rules {
             self.stay_out(slot, |tally| &mut tally.unsynced);
             return false;
         }
-        let now = self.offset_ms.filter(|_| reading.received.trusted);
-        let now = now.map(|offset| offset.saturating_add_unsigned(reading.received.monotonic_ms));
+        // Once known it says what is ahead also while the wall clock is not trusted.
+        let now = self.offset_ms.map(|offset| offset.saturating_add_unsigned(reading.received.monotonic_ms));
         let outside = if reading.time_ms < TIME_MIN_MS { Some(Mark::Late) } else { None };
         let ahead = now.is_some_and(|now| reading.time_ms > now.saturating_add(self.future_max_ms));
         let outside = if ahead || reading.time_ms > TIME_MAX_MS { Some(Mark::Future) } else { outside };

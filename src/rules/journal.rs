@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! piece    = version (1), entry*
-//! entry    = reading | 1, rules | 3, device | 5, channel | 7, profile | 9, idle | 11, forget
+//! entry    = reading | 1, rules | 3, device | 5, channel | 7, profile | 9, idle | 11, forget | 13, rewind
 //! reading  = device * 2, time, shape, [profile], [first channel], value*
 //! time     = (zigzag of the difference to the reading before in the piece) * 2 in ms, or that in seconds * 2 + 1
 //! shape    = (values - 1) * 8 + layout * 2 + whether the profile is another than that of the device's reading before
@@ -10,6 +10,7 @@
 //! value    = (zigzag of the difference of its digits to the value before in the same column) * 8 + places | 7, 8 bytes
 //! rules    = length, CBOR    device = id, length, name    channel = device id, id, kind, length, name, length + 1 or 0, unit
 //! profile  = id, length, name    idle = device id, rule    forget = device id
+//! rewind   = device id, zigzag of a time in ms
 //! ```
 //!
 //! All numbers are LEB128. Differences are taken within a piece, so that a piece that is lost falsifies no other. Ids are
@@ -36,6 +37,7 @@ pub(super) const CHANNEL: u64 = 5;
 pub(super) const PROFILE: u64 = 7;
 pub(super) const IDLE: u64 = 9;
 pub(super) const FORGET: u64 = 11;
+pub(super) const REWIND: u64 = 13;
 
 /// What a reading is told as a difference to.
 #[derive(Debug, Default)]
@@ -129,6 +131,11 @@ impl Journal {
     /// A device is forgotten.
     pub(super) fn forget(&mut self, device: u32) {
         self.entry(&[FORGET, device.into()]);
+    }
+
+    /// A device's watermark is set back to that time.
+    pub(super) fn rewind(&mut self, device: u32, now_ms: i64) {
+        self.entry(&[REWIND, device.into(), zigzag(now_ms)]);
     }
 
     /// Some numbers of a reading went into windows, or moved the watermark. Names what has no number yet.

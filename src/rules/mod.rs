@@ -3,6 +3,7 @@
 //!
 //! - `apply`: the way of a reading through all of it.
 //! - `select`, `filter`, `plan`: which rules a value meets, and what filters do with it.
+//! - `rewind`: what follows once the time is known.
 //! - `time`, `window` (with `crate::sum`): windows of event time, and what they hold.
 //! - `state`, `table`, `limits`: all state that there is, the only code that changes it, and how much there may be.
 //! - `journal`, `piece`, `saved`, `restore`: the same state after a restart.
@@ -20,6 +21,7 @@ mod limits;
 mod piece;
 mod plan;
 mod restore;
+mod rewind;
 mod saved;
 mod select;
 mod state;
@@ -165,7 +167,7 @@ impl Rules {
 
     /// Closes the windows of devices that have been silent for long enough.
     pub fn tick(&mut self, now: Stamp, made: &mut Made) {
-        self.note_clock(now);
+        self.note_clock(now, made);
         if now.monotonic_ms >= self.idle_due_ms {
             self.close_idle(now, made);
         }
@@ -201,10 +203,13 @@ impl Rules {
         (used(Limit::Series), used(Limit::OpenWindows), used(Limit::State))
     }
 
-    fn note_clock(&mut self, now: Stamp) {
+    fn note_clock(&mut self, now: Stamp, made: &mut Made) {
         if now.trusted {
             let offset = now.wall_ms.saturating_sub_unsigned(now.monotonic_ms);
-            self.offset_ms = self.offset_ms.max(Some(offset));
+            let known = self.offset_ms.replace(self.offset_ms.map_or(offset, |known| known.max(offset)));
+            if known.is_none() {
+                self.rewind(now, made);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //! takes more memory than the piece has bytes.
 
 use super::decimal::{Decimal, near};
-use super::journal::{Before, CHANNEL, COLUMNS, DEVICE, FORGET, IDLE, PROFILE, RULES, VERSION};
+use super::journal::{Before, CHANNEL, COLUMNS, DEVICE, FORGET, IDLE, PROFILE, REWIND, RULES, VERSION};
 use super::time::{TIME_MAX_MS, TIME_MIN_MS};
 use super::window::Definition;
 use crate::outbox::from_cbor;
@@ -31,6 +31,10 @@ pub(super) enum Entry<'a> {
     },
     Forget {
         device: u32,
+    },
+    Rewind {
+        device: u32,
+        now_ms: i64,
     },
     /// Its values are in [`PieceReader::values`].
     Reading {
@@ -98,10 +102,17 @@ impl<'a> PieceReader<'a> {
                 rule: u16::try_from(self.number()?).map_err(|_| self.damaged("a rule"))?,
             },
             FORGET => Entry::Forget { device: self.small("a device")? },
+            REWIND => Entry::Rewind { device: self.small("a device")?, now_ms: self.time()? },
             device if device % 2 == 0 => self.reading(device / 2)?,
             _ => return Err(self.damaged("an entry of a known kind before this")),
         };
         Ok(Some(entry))
+    }
+
+    fn time(&mut self) -> Result<i64, Damaged> {
+        let time_ms = unzigzag(self.number()?);
+        let known = (TIME_MIN_MS..=TIME_MAX_MS).contains(&time_ms);
+        if known { Ok(time_ms) } else { Err(self.damaged("a time before this")) }
     }
 
     fn channel(&mut self) -> Result<Entry<'a>, Damaged> {

@@ -143,6 +143,11 @@ impl Replay {
                     self.state.forget(slot);
                 }
             }
+            Entry::Rewind { device, now_ms } => {
+                if let Some(slot) = self.slots.get(&device) {
+                    self.state.rewind(*slot, now_ms, &mut Out::Nowhere);
+                }
+            }
             Entry::Reading { device, time_ms, profile } => self.reading(device, time_ms, profile, reader),
         }
     }

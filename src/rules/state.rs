@@ -68,7 +68,7 @@ pub(super) struct State {
     /// The names of all profiles met.
     pub(super) profiles: Vec<Name>,
     /// Places of windows on their way out: whether they leave the store.
-    closing: Vec<(u32, bool)>,
+    pub(super) closing: Vec<(u32, bool)>,
 }
 
 impl State {
@@ -313,7 +313,7 @@ impl State {
 }
 
 /// Frees a window's place.
-fn release(store: &mut Store, limits: &mut Limits, at: u32) {
+pub(super) fn release(store: &mut Store, limits: &mut Limits, at: u32) {
     store.free(at);
     limits.give_back_window();
 }
@@ -328,7 +328,7 @@ fn timely(rules: &mut RuleSet, device: &Device, value: &Taken, time_ms: i64) -> 
     })
 }
 
-fn emit(
+pub(super) fn emit(
     rule: &mut WindowRule,
     device: &Name,
     measurement: &std::sync::Arc<crate::reading::Measurement>,

@@ -21,6 +21,8 @@ pub enum LinkState {
     Up,
     /// Down; the detail says why. It is tried again by itself.
     Down,
+    /// Nothing is wrong but the clock: it comes up once the time is known.
+    WaitingForTime,
 }
 
 impl LinkState {
@@ -31,6 +33,7 @@ impl LinkState {
             Self::Connecting => "connecting",
             Self::Up => "up",
             Self::Down => "down",
+            Self::WaitingForTime => "waiting-for-time",
         }
     }
 }
@@ -104,6 +107,11 @@ impl Link {
     /// The part that holds it has come around its loop (see [`beats`](crate::beats)).
     pub fn beat(&self) {
         self.beat.beat();
+    }
+
+    /// Only the time is missing.
+    pub fn waiting_for_time(&self, why: impl Into<String>) {
+        self.set(LinkState::WaitingForTime, why.into());
     }
 
     fn set(&self, state: LinkState, detail: String) {

@@ -36,6 +36,31 @@ pub struct Report {
     /// What it runs with.
     #[serde(default)]
     pub configuration: configuration::Report,
+    /// Whether the clock is believed; left out by older gateways.
+    #[serde(default)]
+    pub clock: Option<Clock>,
+}
+
+/// The clock, and whether it is believed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Clock {
+    /// What it shows (RFC 3339).
+    pub now: String,
+    /// Whether that is believed.
+    pub trusted: bool,
+    /// Who vouches for it: `kernel`, `timesyncd`, `clock-chip`, `machine`, `configuration`, `file`, `earlier-run`; nothing
+    /// if it is not trusted.
+    pub by: Option<String>,
+    /// Why it is not trusted: `unsynced`, `before-last-known`, `stepped`; nothing if it is.
+    pub doubt: Option<String>,
+    /// For how many seconds that has been so.
+    pub for_s: u64,
+    /// Since when (RFC 3339), if it is trusted.
+    pub since: Option<String>,
+    /// The kernel's id for this boot, as in records whose time was not known.
+    pub boot: String,
+    /// No earlier time is believed (RFC 3339).
+    pub not_before: String,
 }
 
 /// Bytes written to disk for what was delivered since the start.
@@ -68,7 +93,7 @@ pub struct Backlog {
 /// A link to something outside.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Link {
-    /// `connecting`, `up` or `down`.
+    /// `connecting`, `up`, `down` or `waiting-for-time`.
     pub state: String,
     /// Since when (RFC 3339).
     pub since: String,
@@ -150,14 +175,32 @@ impl Reporter {
                 lanes: Lane::ALL.into_iter().map(|lane| lane.as_str().to_owned()).zip(backlog.lanes).collect(),
                 bytes: backlog.bytes,
                 segments: backlog.segments,
-                oldest: backlog.oldest_ms.map(rfc3339),
+                // What arrived while the clock showed another time says nothing of when that was.
+                oldest: backlog.oldest_ms.filter(|ms| clock::is_plausible(*ms)).map(rfc3339),
             },
             links: links.collect(),
             counters: counters.collect(),
             process,
             flash,
             configuration: self.configuration.report(),
+            clock: clock::standing().map(clock_now),
         }
+    }
+}
+
+fn clock_now(standing: clock::Standing) -> Clock {
+    let clock::Standing { now, verdict, for_ms, boot, floor_ms } = standing;
+    // A step that was not looked at yet.
+    let verdict = if now.trusted { verdict } else { Err(verdict.err().unwrap_or(clock::Doubt::Stepped)) };
+    Clock {
+        now: rfc3339(now.wall_ms),
+        trusted: now.trusted,
+        by: verdict.ok().map(|voucher| voucher.as_str().to_owned()),
+        doubt: verdict.err().map(|doubt| doubt.as_str().to_owned()),
+        for_s: for_ms / 1000,
+        since: now.trusted.then(|| rfc3339(now.wall_ms.saturating_sub_unsigned(for_ms))),
+        boot: boot.to_string(),
+        not_before: rfc3339(floor_ms),
     }
 }
 

@@ -100,6 +100,7 @@ pub(crate) struct Drain<S, C: Connect> {
     reports: Arc<Reports>,
     inbox: Vec<Report>,
     encoder: Encoder,
+    learnt: watch::Receiver<u64>,
     topics: Topics,
     flight: Flight,
     parking: Parking,
@@ -147,6 +148,8 @@ pub(crate) struct Parts<S, C> {
     pub(crate) source: S,
     pub(crate) connect: C,
     pub(crate) encoder: Encoder,
+    /// Changes when the time of this boot comes to be known, and when the clock was set back.
+    pub(crate) learnt: watch::Receiver<u64>,
     pub(crate) topics: Topics,
     pub(crate) flight: Flight,
     pub(crate) link: crate::status::Link,
@@ -158,7 +161,7 @@ pub(crate) struct Parts<S, C> {
 impl<S: Source, C: Connect> Drain<S, C> {
     /// A loop that has sent nothing yet.
     pub(crate) fn new(parts: Parts<S, C>) -> Self {
-        let Parts { source, connect, encoder, topics, flight, link, counters, tuning, settings } = parts;
+        let Parts { source, connect, encoder, learnt, topics, flight, link, counters, tuning, settings } = parts;
         let now = clock::instant();
         let probe_max = tuning.probe_max.min(settings.borrow().kafka.reconnect_max);
         Self {
@@ -170,6 +173,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
             reports: Arc::default(),
             inbox: Vec::new(),
             encoder,
+            learnt,
             topics,
             flight,
             parking: Parking::new(tuning.park_min, tuning.park_max),
@@ -205,6 +209,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<Option<Instant>>) {
         let reports = Arc::clone(&self.reports);
         let mut durable = self.durable.clone();
+        let mut learnt = self.learnt.clone();
         let mut deadline = *stop.borrow_and_update();
         let mut signalled = true;
         let mut incoming = self.change.incoming.clone();
@@ -268,6 +273,8 @@ impl<S: Source, C: Connect> Drain<S, C> {
                         tokio::time::sleep(TICK.min(self.tuning.quiet)).await;
                     }
                 }
+                // Whoever could learn more of the time is gone in tests only.
+                Ok(()) = learnt.changed() => self.time_is_known(clock::instant()),
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -400,6 +407,16 @@ impl<S: Source, C: Connect> Drain<S, C> {
         self.trials.abandon();
         self.again_at = None;
         self.connect_later(now);
+    }
+
+    /// What waits in the producer was encoded without the time; the producer itself may wait for a broker whose certificate
+    /// was not valid yet, or until a clock that was set back is where it was: while no broker answers, a new one begins.
+    fn time_is_known(&mut self, now: Instant) {
+        if self.health.up_since().is_none() {
+            self.health.time_is_known(now);
+            self.connect_delay = self.tuning.rebuild_min;
+            self.rebuild("the clock was set, or is trusted now", now);
+        }
     }
 
     /// Tells the outbox what is safe: one call for each segment and lane.

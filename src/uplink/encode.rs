@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,10 +14,12 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 
 use super::source::Chunk;
 use super::time::rfc3339;
+use crate::clock::Boots;
 use crate::config::{self, Format, Layout, Timestamp};
 use crate::outbox::{Lane, to_cbor};
 use crate::reading::{
-    Aggregate, DeadLetter, DeviceState, Event, Field, Gap, Origin, Reading, Record, Stamp, StreamEnd, Value,
+    Aggregate, DeadLetter, DeviceState, Event, Field, Gap, Origin, Reading, Record, Stamp, StreamEnd, TimeQuality,
+    Value,
 };
 
 /// The version of the records' shape: fields are only ever added; a change of meaning raises it.
@@ -39,6 +42,7 @@ pub(crate) struct Encoder {
     pub(crate) layout: Layout,
     format: Format,
     timestamp: Timestamp,
+    boots: Boots,
     /// The record.
     pub(crate) value: Vec<u8>,
     /// The record's key.
@@ -60,12 +64,23 @@ impl Encoder {
             layout: kafka.layout,
             format: kafka.format,
             timestamp: kafka.timestamp,
+            boots: Boots::default(),
             value: Vec::with_capacity(1024),
             key: String::new(),
             id: String::new(),
             time: rfc3339(0),
             timestamp_ms: None,
         }
+    }
+
+    /// The same for other settings: what is known of times stays known.
+    pub(crate) fn with(&self, gateway: &config::Gateway, kafka: &config::Kafka) -> Self {
+        Self::new(gateway, kafka).knowing(self.boots.clone())
+    }
+
+    /// The same, and it puts times right that were not known when records were stored.
+    pub(crate) fn knowing(self, boots: Boots) -> Self {
+        Self { boots, ..self }
     }
 
     /// How many Kafka records a stored record becomes: one, but for a reading of several values in the narrow layout.
@@ -94,7 +109,8 @@ impl Encoder {
     ) -> Result<(), EncodeError> {
         let field = self.field(chunk, index, part);
         let seq = chunk.seq(index);
-        let event_ms = event_ms(record);
+        let arrival = Arrival::new(&self.boots, &chunk.stream, record.received());
+        let event_ms = event_ms(record, &arrival);
         self.time = rfc3339(event_ms);
         // Kafka's clients take 0 for "now".
         self.timestamp_ms = (self.timestamp == Timestamp::Event).then(|| event_ms.max(1));
@@ -135,6 +151,7 @@ impl Encoder {
             field,
             layout: self.layout,
             time: &self.time,
+            arrival: &arrival,
         };
         self.value.clear();
         match self.format {
@@ -149,12 +166,40 @@ impl Encoder {
     }
 }
 
+/// When the gateway received or made a record, as far as that is known by now.
+struct Arrival {
+    wall_ms: i64,
+    quality: TimeQuality,
+    /// Where the clock was not trusted: the milliseconds since the board booted, and the boot.
+    since_boot: Option<(u64, Option<Arc<str>>)>,
+}
+
+impl Arrival {
+    fn new(boots: &Boots, stream: &str, at: Stamp) -> Self {
+        if at.trusted {
+            return Self { wall_ms: at.wall_ms, quality: TimeQuality::Arrival, since_boot: None };
+        }
+        let moment = boots.moment(stream, at);
+        let known_ms = moment.as_ref().and_then(|moment| moment.wall_ms);
+        Self {
+            wall_ms: known_ms.unwrap_or(at.wall_ms),
+            quality: if known_ms.is_some() { TimeQuality::Corrected } else { TimeQuality::Unsynced },
+            since_boot: Some((at.monotonic_ms, moment.map(|moment| moment.boot))),
+        }
+    }
+}
+
 /// When what the record tells of happened.
-fn event_ms(record: &Record) -> i64 {
+fn event_ms(record: &Record, arrival: &Arrival) -> i64 {
     match record {
+        Record::Reading(Reading { time_quality: TimeQuality::Unsynced, .. })
+            if arrival.quality == TimeQuality::Corrected =>
+        {
+            arrival.wall_ms
+        }
         Record::Reading(reading) => reading.time_ms,
         Record::Aggregate(aggregate) => aggregate.start_ms,
-        _ => record.received().wall_ms,
+        _ => arrival.wall_ms,
     }
 }
 
@@ -228,6 +273,7 @@ struct Document<'a> {
     field: Option<&'a Field>,
     layout: Layout,
     time: &'a [u8; 24],
+    arrival: &'a Arrival,
 }
 
 /// The names of our own fields, as the flat layout has them; the others leave the prefix out.
@@ -267,11 +313,13 @@ impl Document<'_> {
         map.serialize_entry(name!(self, "device"), &*reading.device)?;
         map.serialize_entry(name!(self, "profile"), &*reading.profile)?;
         map.serialize_entry(name!(self, "time"), ascii(self.time))?;
-        map.serialize_entry(name!(self, "received"), ascii(&rfc3339(reading.received.wall_ms)))?;
-        map.serialize_entry(name!(self, "time_quality"), reading.time_quality.as_str())?;
-        if reading.time_quality == crate::reading::TimeQuality::Unsynced {
-            map.serialize_entry(name!(self, "monotonic_ms"), &reading.received.monotonic_ms)?;
-        }
+        map.serialize_entry(name!(self, "received"), ascii(&rfc3339(self.arrival.wall_ms)))?;
+        let quality = match reading.time_quality {
+            TimeQuality::Unsynced => self.arrival.quality,
+            known => known,
+        };
+        map.serialize_entry(name!(self, "time_quality"), quality.as_str())?;
+        self.since_boot(map)?;
         if let Some(mark) = reading.mark.as_str() {
             map.serialize_entry(name!(self, "mark"), mark)?;
         }
@@ -366,7 +414,8 @@ impl Document<'_> {
         }
         map.serialize_entry("start", ascii(&start))?;
         map.serialize_entry("end", ascii(&end))?;
-        map.serialize_entry("received", ascii(&rfc3339(aggregate.at.wall_ms)))?;
+        map.serialize_entry("received", ascii(&rfc3339(self.arrival.wall_ms)))?;
+        self.since_boot(map)?;
         self.place(map)?;
         map.serialize_entry("count", &aggregate.count)?;
         if let Some(sum) = aggregate.sum {
@@ -386,7 +435,8 @@ impl Document<'_> {
         map.serialize_entry(name!(self, "profile"), &*state.profile)?;
         map.serialize_entry(name!(self, "time"), ascii(self.time))?;
         map.serialize_entry(name!(self, "received"), ascii(self.time))?;
-        map.serialize_entry(name!(self, "time_quality"), quality(state.received))?;
+        map.serialize_entry(name!(self, "time_quality"), self.arrival.quality.as_str())?;
+        self.since_boot(map)?;
         self.place(map)?;
         map.serialize_entry(name!(self, "state"), if state.online { "online" } else { "offline" })
     }
@@ -398,7 +448,8 @@ impl Document<'_> {
             map.serialize_entry("profile", &**profile)?;
         }
         map.serialize_entry("received", ascii(self.time))?;
-        map.serialize_entry("time_quality", quality(letter.received))?;
+        map.serialize_entry("time_quality", self.arrival.quality.as_str())?;
+        self.since_boot(map)?;
         self.place(map)?;
         map.serialize_entry("stage", letter.stage.as_str())?;
         map.serialize_entry("reason_code", letter.reason.as_str())?;
@@ -410,7 +461,8 @@ impl Document<'_> {
 
     fn gap<M: SerializeMap>(&self, map: &mut M, gap: &Gap) -> Result<(), M::Error> {
         map.serialize_entry(name!(self, "time"), ascii(self.time))?;
-        map.serialize_entry(name!(self, "time_quality"), quality(gap.at))?;
+        map.serialize_entry(name!(self, "time_quality"), self.arrival.quality.as_str())?;
+        self.since_boot(map)?;
         self.place(map)?;
         map.serialize_entry(name!(self, "of_stream"), &*gap.stream)?;
         map.serialize_entry(name!(self, "from"), &gap.from)?;
@@ -425,7 +477,8 @@ impl Document<'_> {
 
     fn stream_end<M: SerializeMap>(&self, map: &mut M, end: &StreamEnd) -> Result<(), M::Error> {
         map.serialize_entry(name!(self, "time"), ascii(self.time))?;
-        map.serialize_entry(name!(self, "time_quality"), quality(end.at))?;
+        map.serialize_entry(name!(self, "time_quality"), self.arrival.quality.as_str())?;
+        self.since_boot(map)?;
         self.place(map)?;
         map.serialize_entry(name!(self, "of_stream"), &*end.stream)?;
         map.serialize_entry(name!(self, "last"), &end.last)
@@ -433,10 +486,20 @@ impl Document<'_> {
 
     fn event<M: SerializeMap>(&self, map: &mut M, event: &Event) -> Result<(), M::Error> {
         map.serialize_entry(name!(self, "time"), ascii(self.time))?;
-        map.serialize_entry(name!(self, "time_quality"), quality(event.at))?;
+        map.serialize_entry(name!(self, "time_quality"), self.arrival.quality.as_str())?;
         self.place(map)?;
+        self.since_boot(map)?;
         map.serialize_entry(name!(self, "event"), event.event.as_str())?;
         map.serialize_entry(name!(self, "detail"), &*event.detail)
+    }
+
+    /// Where the clock was not trusted: what a consumer can put the time right with, or check that we did.
+    fn since_boot<M: SerializeMap>(&self, map: &mut M) -> Result<(), M::Error> {
+        let Some((monotonic_ms, boot)) = &self.arrival.since_boot else { return Ok(()) };
+        if let Some(boot) = boot {
+            map.serialize_entry(name!(self, "boot"), &**boot)?;
+        }
+        map.serialize_entry(name!(self, "monotonic_ms"), monotonic_ms)
     }
 
     /// The lane, unless that can be told from the record's kind, and the rule that chose it.
@@ -457,11 +520,6 @@ impl Document<'_> {
         }
         Ok(())
     }
-}
-
-/// What is known of a time of arrival.
-fn quality(stamp: Stamp) -> &'static str {
-    if stamp.trusted { "arrival" } else { "unsynced" }
 }
 
 /// [`rfc3339`] writes ASCII only.

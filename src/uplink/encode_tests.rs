@@ -21,6 +21,7 @@ fn gateway() -> config::Gateway {
         data_dir: PathBuf::new(),
         profiles_dir: PathBuf::new(),
         stop_timeout: Duration::ZERO,
+        clock: config::ClockTrust::Auto,
     }
 }
 
@@ -229,15 +230,58 @@ fn empty_maps_and_impossible_numbers_are_left_out() {
     }
 }
 
-#[test]
-fn an_unsynced_reading_tells_when_it_was_since_boot() {
-    let chunk = example_reading();
+/// `chunk` as it was stored while the clock was not trusted and said that it is 1970.
+fn in_1970(chunk: Chunk) -> Chunk {
+    let at = Stamp { wall_ms: 5_000, trusted: false, ..AT };
     let mut batch = (*chunk.batch).clone();
-    if let Record::Reading(reading) = &mut batch.records[0] {
+    match &mut batch.records[0] {
+        Record::Reading(reading) if reading.time_quality == TimeQuality::Device => reading.received = at,
+        Record::Reading(reading) => (reading.received, reading.time_ms) = (at, at.wall_ms),
+        Record::Aggregate(aggregate) => aggregate.at = at,
+        Record::State(state) => state.received = at,
+        Record::DeadLetter(letter) => letter.received = at,
+        Record::Gap(gap) => gap.at = at,
+        Record::StreamEnd(end) => end.at = at,
+        Record::Event(event) => event.at = at,
+    }
+    Chunk { batch: Arc::new(batch), ..chunk }
+}
+
+fn json_knowing(boots: &Boots, chunk: &Chunk, layout: Layout) -> serde_json::Value {
+    let mut encoder = Encoder::new(&gateway(), &kafka(layout, Format::Json)).knowing(boots.clone());
+    encoder.encode(chunk, 0, &chunk.batch.records[0], 0).unwrap();
+    serde_json::from_slice(&encoder.value).unwrap()
+}
+
+#[test]
+fn what_arrived_before_the_time_was_known_is_put_right_once_it_is() {
+    let mut unsynced = example_reading();
+    if let Record::Reading(reading) = &mut Arc::make_mut(&mut unsynced.batch).records[0] {
         reading.time_quality = TimeQuality::Unsynced;
     }
-    let record = json(&Chunk { batch: Arc::new(batch), ..chunk }, Layout::Wide);
-    assert_eq!((&record["time_quality"], &record["monotonic_ms"]), (&"unsynced".into(), &5_000.into()));
+    let unsynced = in_1970(unsynced);
+    let record = json(&unsynced, Layout::Wide);
+    assert_eq!((&record["time"], &record["time_quality"]), (&"1970-01-01T00:00:05.000Z".into(), &"unsynced".into()));
+    assert_eq!(record["monotonic_ms"], 5_000);
+    assert!(record.get("boot").is_none(), "nothing is known of the run");
+
+    let boots = Boots::knowing("9f3c1d20a4b7", "0123", None);
+    let record = json_knowing(&boots, &unsynced, Layout::Flat);
+    assert_eq!((&record["_time_quality"], &record["_boot"]), (&"unsynced".into(), &"0123".into()));
+    let boots = Boots::knowing("9f3c1d20a4b7", "0123", Some(AT.wall_ms - 5_000));
+    let right = "2026-05-04T12:00:00.410Z";
+    for (chunk, quality, time) in
+        [(unsynced, "corrected", right), (in_1970(example_reading()), "device", "2026-05-04T12:00:00.123Z")]
+    {
+        let record = json_knowing(&boots, &chunk, Layout::Wide);
+        assert_eq!((&record["time"], &record["received"]), (&time.into(), &right.into()));
+        assert_eq!((&record["time_quality"], &record["boot"]), (&quality.into(), &"0123".into()));
+        assert_eq!(record["monotonic_ms"], 5_000);
+    }
+    let aggregate = json_knowing(&boots, &in_1970(example_aggregate()), Layout::Wide);
+    assert_eq!((&aggregate["received"], &aggregate["boot"]), (&right.into(), &"0123".into()));
+    // What arrived by a trusted clock needs no more words.
+    assert!(json_knowing(&boots, &example_reading(), Layout::Wide).get("boot").is_none());
 }
 
 #[test]

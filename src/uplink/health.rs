@@ -8,9 +8,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use crate::clock;
 use crate::counters::{Count, Counter, Counters};
 use crate::outbox::Backlog;
 use crate::status::Link;
+
+/// What OpenSSL says of a certificate that is not valid yet, and of others that it does not take: librdkafka tells no more.
+const REFUSED_CERTIFICATE: &str = "certificate verify failed";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -28,6 +32,8 @@ pub(crate) struct Health {
     state: State,
     since: Instant,
     hint: Option<String>,
+    /// Only the time is missing: a certificate was refused while the clock was not trusted.
+    waits_for_time: bool,
     shown: String,
     probe_at: Option<Instant>,
     probe_delay: Duration,
@@ -44,6 +50,7 @@ impl Health {
             state: State::Connecting,
             since: now,
             hint: None,
+            waits_for_time: false,
             shown: String::new(),
             probe_at: Some(now),
             probe_delay: probe_min,
@@ -60,6 +67,7 @@ impl Health {
     /// A broker answered.
     pub(crate) fn reachable(&mut self, now: Instant, detail: &str, backlog: impl FnOnce() -> Backlog) {
         self.hint = None;
+        self.waits_for_time = false;
         self.probe_at = None;
         self.probe_delay = self.probe_min;
         match self.state {
@@ -110,10 +118,33 @@ impl Health {
         if let Some(at) = reason.find(" (after ") {
             reason.truncate(at);
         }
+        let waited = self.waits_for_time;
+        let waiting = if reason.contains(REFUSED_CERTIFICATE) {
+            clock::waiting_for_time("the broker's certificate cannot be verified")
+        } else {
+            None
+        };
+        self.waits_for_time = waiting.is_some();
+        reason = waiting.unwrap_or(reason);
         if self.state == State::Down {
+            if self.waits_for_time && !waited {
+                warn!("the link to Kafka is down: {reason}");
+            }
             self.show_down(&reason);
         }
         self.hint = Some(reason);
+    }
+
+    /// Whether there is no link, and nothing but the time is missing.
+    pub(crate) fn waits_for_time(&self) -> bool {
+        self.waits_for_time && self.up_since().is_none()
+    }
+
+    /// The time is known now: why connections failed may be so no more.
+    pub(crate) fn time_is_known(&mut self, now: Instant) {
+        self.hint = None;
+        self.probe_delay = self.probe_min;
+        self.probe_at = Some(now + self.probe_min);
     }
 
     /// No broker can be reached.
@@ -142,7 +173,11 @@ impl Health {
 
     fn show_down(&mut self, reason: &str) {
         if self.shown != reason {
-            self.link.down(reason);
+            if self.waits_for_time {
+                self.link.waiting_for_time(reason);
+            } else {
+                self.link.down(reason);
+            }
             reason.clone_into(&mut self.shown);
         }
     }
@@ -175,7 +210,7 @@ fn waiting(backlog: Backlog) -> String {
     match backlog.records {
         0 => "nothing is waiting".to_owned(),
         records => {
-            let oldest = backlog.oldest_ms.map_or_else(String::new, |ms| {
+            let oldest = backlog.oldest_ms.filter(|ms| clock::is_plausible(*ms)).map_or_else(String::new, |ms| {
                 let text = super::time::rfc3339(ms);
                 format!(", the oldest since {}", String::from_utf8_lossy(&text))
             });

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::encode::{EncodeError, Encoder};
 use super::source::Chunk;
+use crate::clock;
 use crate::config;
 use crate::outbox::Lane;
 use crate::reading::{Batch, Name};
@@ -58,7 +59,9 @@ pub(crate) struct Exporter {
 impl Exporter {
     /// Records of this gateway in its layout, in that format.
     pub(crate) fn new(gateway: &config::Gateway, kafka: &config::Kafka, format: config::Format) -> Self {
-        Self { encoder: Encoder::new(gateway, &config::Kafka { format, ..kafka.clone() }), format }
+        let boots = clock::boots_in(&gateway.data_dir);
+        let encoder = Encoder::new(gateway, &config::Kafka { format, ..kafka.clone() }).knowing(boots);
+        Self { encoder, format }
     }
 
     /// Appends the record at `index` of `chunk` to `out`; in the narrow layout that is one for each value.

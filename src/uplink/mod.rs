@@ -35,6 +35,7 @@ use tracing::error;
 
 pub use drain::Tuning;
 
+use crate::clock::Boots;
 use crate::config;
 use crate::counters::Counters;
 use crate::outbox::Outbox;
@@ -57,6 +58,7 @@ pub struct Settings {
 pub async fn run(
     settings: watch::Receiver<Settings>,
     outbox: Outbox,
+    boots: Boots,
     link: Link,
     counters: Counters,
     stop: watch::Receiver<Option<Instant>>,
@@ -66,13 +68,14 @@ pub async fn run(
         kafka::KafkaConnect::new(kafka.clone(), gateway)
     };
     let source = source::OutboxSource::new(outbox);
-    drain(settings, source, connect, link, counters, Tuning::default(), stop).await;
+    drain(settings, source, boots, connect, link, counters, Tuning::default(), stop).await;
 }
 
 /// [`run`] between any source and any sink.
 pub async fn drain<S: source::Source, C: sink::Connect>(
     settings: watch::Receiver<Settings>,
     source: S,
+    boots: Boots,
     connect: C,
     link: Link,
     counters: Counters,
@@ -92,7 +95,8 @@ pub async fn drain<S: source::Source, C: sink::Connect>(
     let parts = drain::Parts {
         source,
         connect,
-        encoder: encode::Encoder::new(&gateway, &kafka),
+        learnt: boots.learnt(),
+        encoder: encode::Encoder::new(&gateway, &kafka).knowing(boots),
         topics,
         flight: flight::Flight::new(kafka.in_flight_max, kafka.in_flight_bytes_max),
         link,

@@ -12,6 +12,7 @@
 // These are tests, although clippy knows only functions marked `#[test]` as such.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
+pub(crate) mod authority;
 pub(crate) mod day;
 pub(crate) mod gateway;
 pub(crate) mod kafka;
@@ -29,7 +30,7 @@ pub(crate) use kafka::Kafka;
 pub(crate) use mosquitto::Mosquitto;
 pub(crate) use parts::{Part, need};
 pub(crate) use process::Process;
-pub(crate) use records::{Records, consume};
+pub(crate) use records::{KafkaRecord, Records, consume};
 pub(crate) use scratch::Scratch;
 pub(crate) use serial::Pty;
 pub(crate) use wait::{free_port, seconds, wait_until};

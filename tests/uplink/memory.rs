@@ -244,6 +244,7 @@ pub(crate) fn gateway() -> Gateway {
         data_dir: PathBuf::new(),
         profiles_dir: PathBuf::new(),
         stop_timeout: Duration::from_secs(5),
+        clock: tidegate::config::ClockTrust::Auto,
     }
 }
 
@@ -307,7 +308,8 @@ impl Uplink {
         let (link, source, counted) = (links.link("kafka"), memory.clone(), counters.clone());
         let (change, changes) = watch::channel(Settings { kafka: settings, gateway: gateway() });
         let task = tokio::spawn(async move {
-            drain(changes, source, connect, link, counted, tuning, stopped).await;
+            let boots = tidegate::clock::Boots::default();
+            drain(changes, source, boots, connect, link, counted, tuning, stopped).await;
         });
         Self { memory: memory.clone(), counters, links, change, stop, task }
     }

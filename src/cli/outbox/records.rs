@@ -191,6 +191,9 @@ fn configuration(place: &Place, gateway: Option<&str>) -> Result<Config, Failure
             config
         }
     };
+    if let Some(data_dir) = &place.data_dir {
+        config.gateway.data_dir.clone_from(data_dir);
+    }
     if let Some(gateway) = gateway {
         gateway.clone_into(&mut config.gateway.id);
     }

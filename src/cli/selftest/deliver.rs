@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::report::{Check, Measured};
 use super::store::{Readings, open};
-use crate::clock;
+use crate::clock::{self, Boots};
 use crate::config::Config;
 use crate::counters::{Count, Counters};
 use crate::outbox::Backlog;
@@ -40,7 +40,8 @@ pub(super) async fn deliver(directory: &Path, config: &Config, is_real: bool, me
     let settings = uplink::Settings { kafka: kafka.clone(), gateway: config.gateway.clone() };
     // Both are held to the end: settings and a stop that nobody can change any more would mean something else.
     let (change, settings) = watch::channel(settings);
-    uplink::run(settings, outbox.clone(), links.link("kafka"), counters.clone(), stopped).await;
+    let boots = Boots::default();
+    uplink::run(settings, outbox.clone(), boots, links.link("kafka"), counters.clone(), stopped).await;
     drop((change, stop));
     let elapsed = started.elapsed();
     let after = outbox.backlog();

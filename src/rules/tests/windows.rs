@@ -116,12 +116,42 @@ fn times_from_the_future_stay_out() {
     bed.now.wall_ms -= 3_600_000;
     bed.now.monotonic_ms += 10_000;
     assert_eq!(bed.send(310.0, 4.0), "");
-    // A clock that nobody trusts says nothing about others.
+    // What was known of the time stays known while the clock is not trusted.
     bed.now.trusted = false;
-    assert_eq!(bed.send(86_400.0, 5.0), "");
-    assert_eq!(bed.made().len(), 2);
+    assert_eq!(bed.send(86_400.0, 5.0), "v=5 future");
+    assert_eq!(bed.made().len(), 1);
     assert_eq!(bed.send(1e15, 5.0), "v=5 future", "no calendar has such a day");
     assert_eq!(bed.send(-1e15, 5.0), "v=5 late");
+}
+
+#[test]
+fn a_watermark_that_ran_ahead_while_nobody_knew_the_time_goes_back_when_it_is_known() {
+    for restarts in [false, true] {
+        let mut bed = bed(&[window("w", 60, 0)]);
+        let wait = |bed: &mut Bed| {
+            if restarts {
+                bed.restart();
+            }
+        };
+        bed.now = Stamp { wall_ms: 5_000, monotonic_ms: 5_000, trusted: false };
+        assert_eq!(bed.send(10.0, 1.0), "");
+        // The device's clock is a year ahead for a moment, twice.
+        assert_eq!(bed.send(31_536_000.0, 8.0) + &bed.send(31_536_060.0, 9.0), "");
+        assert_eq!(bed.made().len(), 2);
+        assert_eq!(bed.send(20.0, 2.0), "v=2 late");
+        wait(&mut bed);
+        bed.now = Stamp { wall_ms: NOON + 80_000, monotonic_ms: 85_000, trusted: true };
+        bed.pass(1);
+        assert_eq!(bed.made(), ["w d/v 31536060+60 r1 n1 sum 9 9..9 9->9"], "nothing that was taken is lost");
+        wait(&mut bed);
+        // The window of now may have been made already; it is not made again.
+        assert_eq!(bed.send(85.0, 3.0), "v=3 late");
+        assert_eq!(bed.send(125.0, 4.0) + &bed.send(130.0, 5.0), "");
+        wait(&mut bed);
+        assert_eq!(bed.send(181.0, 6.0), "");
+        assert_eq!(bed.made(), ["w d/v 120+60 r1 n2 sum 9 4..5 4->5"]);
+        assert_eq!(bed.send(31_536_000.0, 8.0), "v=8 future");
+    }
 }
 
 #[test]

@@ -26,6 +26,7 @@ use self::backoff::Backoff;
 use self::connection::{ConnectionError, Source};
 use self::outage::Outage;
 use self::session::Session;
+use self::tls::TlsError;
 
 mod backoff;
 mod connection;
@@ -123,6 +124,16 @@ async fn stay_connected<S: Sink>(mut source: Source<S>) {
         let closed = matches!(error, ConnectionError::Closed | ConnectionError::Io(_));
         short_lived = if closed && lasted < SHORT_LIVED { short_lived + 1 } else { 0 };
         let mut why = error.to_string();
+        if matches!(error, ConnectionError::Tls(TlsError::NotValidYet))
+            && let Some(waiting) = clock::waiting_for_time(&why)
+        {
+            source.outage.waiting_for_time(now, waiting);
+            tokio::select! {
+                () = connection::stopped(&mut source.stop) => break,
+                () = time_is_known() => backoff = Backoff::default(),
+            }
+            continue;
+        }
         if short_lived >= 3 {
             // 3.1.1 never tells, and mosquitto 2.0 does not with 5 either.
             why.push_str(&format!(
@@ -139,6 +150,16 @@ async fn stay_connected<S: Sink>(mut source: Source<S>) {
         }
     }
     source.outage.stopped("stopped");
+}
+
+/// Waits until the clock is trusted, for half a minute at most: a broker's certificate may also be replaced.
+async fn time_is_known() {
+    for _ in 0..30 {
+        if clock::is_trusted() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
 }
 
 /// A connection that the broker closes sooner than that may have been closed for another client with the same id.

@@ -27,6 +27,7 @@ pub(super) struct Outage {
     down: Option<(Instant, String)>,
     throttle: Throttle,
     resumed: bool,
+    waits_for_time: bool,
     /// The trouble with subscriptions that the log has heard of.
     trouble: String,
 }
@@ -46,6 +47,7 @@ impl Outage {
             down: None,
             throttle: Throttle::new(LOG_INTERVAL),
             resumed: false,
+            waits_for_time: false,
             trouble: String::new(),
         }
     }
@@ -63,6 +65,7 @@ impl Outage {
 
     /// The subscriptions are settled; `trouble` says what is not as it should be.
     pub(super) fn up(&mut self, now: Instant, trouble: String) {
+        self.waits_for_time = false;
         let session = if self.resumed { "resumed" } else { "new" };
         match self.down.take() {
             Some((since, _)) => tracing::info!(
@@ -83,6 +86,7 @@ impl Outage {
     /// The connection is down, or did not come to be.
     pub(super) fn down(&mut self, now: Instant, why: String) {
         self.errors.add(1);
+        self.waits_for_time = false;
         let (since, said) = self.down.get_or_insert_with(|| (now, String::new()));
         if *since == now {
             // The first error of an outage is always told; the throttle counts from here.
@@ -93,6 +97,15 @@ impl Outage {
             said.clone_from(&why);
         }
         self.link.down(why);
+    }
+
+    /// There is no connection because the time is not known: nothing is wrong, and the log hears of it once.
+    pub(super) fn waiting_for_time(&mut self, now: Instant, why: String) {
+        if !std::mem::replace(&mut self.waits_for_time, true) {
+            tracing::warn!(source = self.name, "not connected: {why}");
+        }
+        self.down.get_or_insert((now, why.clone()));
+        self.link.waiting_for_time(why);
     }
 
     /// The source has stopped for good.

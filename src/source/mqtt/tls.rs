@@ -36,13 +36,23 @@ pub(super) enum TlsError {
     Setup(rustls::Error),
     #[error("the TLS handshake failed: {0}")]
     Handshake(io::Error),
+    #[error("the broker's certificate is not valid yet")]
+    NotValidYet,
 }
 
 /// Makes `tcp` a TLS connection to `host`.
 pub(super) async fn connect(tcp: TcpStream, host: &str, tls: &config::Tls) -> Result<TlsStream<TcpStream>, TlsError> {
     let config = client_config(tls)?;
     let name = ServerName::try_from(host.to_owned()).map_err(|_| TlsError::ServerName(host.to_owned()))?;
-    TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(TlsError::Handshake)
+    TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(handshake)
+}
+
+fn handshake(error: io::Error) -> TlsError {
+    use rustls::CertificateError::{NotValidYet, NotValidYetContext};
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. })) => TlsError::NotValidYet,
+        _ => TlsError::Handshake(error),
+    }
 }
 
 fn client_config(tls: &config::Tls) -> Result<ClientConfig, TlsError> {

@@ -10,7 +10,6 @@ use tracing::{error, info};
 
 use super::Drain;
 use crate::uplink::Settings;
-use crate::uplink::encode::Encoder;
 use crate::uplink::flight::State;
 use crate::uplink::parking::Parking;
 use crate::uplink::sink::Connect;
@@ -63,7 +62,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
         };
         info!("the way to Kafka has changed: going on with the oldest record that is not delivered");
         let relaid = self.encoder.layout != kafka.layout;
-        self.encoder = Encoder::new(gateway, kafka);
+        self.encoder = self.encoder.with(gateway, kafka);
         self.connect.change(&settings);
         self.flight.resize(kafka.in_flight_max, kafka.in_flight_bytes_max);
         self.parking = Parking::new(self.tuning.park_min, self.tuning.park_max);

@@ -33,7 +33,13 @@ impl<S: Source, C: Connect> Drain<S, C> {
                 Report::Unreachable { generation, probed, reason } if generation == self.generation => {
                     self.health.unreachable(now, probed, &reason, || self.source.backlog());
                 }
-                Report::Hint { generation, reason } if generation == self.generation => self.health.hint(reason),
+                Report::Hint { generation, reason } if generation == self.generation => {
+                    self.health.hint(reason);
+                    if self.health.waits_for_time() {
+                        // No probe has to find that out.
+                        self.health.down(now, "the time is not known", || self.source.backlog());
+                    }
+                }
                 Report::Fatal { generation, reason } if generation == self.generation => {
                     self.health.hint(reason.clone());
                     self.rebuild(&reason, now);
