@@ -120,6 +120,8 @@ counts! {
     LinkDown = "link_down_total", "";
     /// Times that the Kafka producer was built anew.
     ProducerRebuilds = "producer_rebuilds_total", "";
+    /// Reloads of the configuration, by outcome: applied or refused.
+    ConfigReloads = "config_reloads_total", "outcome";
 }
 
 /// A count that one part of the gateway adds to.

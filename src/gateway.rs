@@ -1,7 +1,11 @@
-//! Wiring: channels, tasks, and the order of stopping. What a reading is and what becomes of it is known elsewhere.
+//! Wiring: channels, tasks, and the order of stopping. What a reading is and what becomes of it is known elsewhere. `sources`
+//! starts and stops sources one by one, `reload` goes over to another configuration.
 //!
 //! The order of stopping is the way of a reading: sources stop and what they had taken is committed and acknowledged; the
 //! uplink drains what is durable until its deadline; the outbox notes how far it came and closes.
+
+mod reload;
+mod sources;
 
 use std::future::Future;
 use std::path::Path;
@@ -9,27 +13,29 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+use self::reload::Parts;
+pub(crate) use self::sources::{Sources, Stopped};
 use crate::beats::Beat;
 use crate::clock;
 use crate::config::{self, Config};
 use crate::counters::Counters;
-use crate::decode::{Decoder, DecoderError};
-use crate::intake::{Intake, Sink};
+use crate::decode::DecoderError;
+use crate::intake::Sink;
 use crate::log::Throttle;
 use crate::outbox::{CloseError, Closer, Left, OpenError, Options, Outbox};
 use crate::pipeline::Pipeline;
-use crate::profile::ProfileSet;
-use crate::reading::Receipt;
+use crate::reading::{EventKind, Receipt};
 use crate::rules::Rules;
 use crate::service::{self, Notifier};
-use crate::source::{mqtt, serial};
+use crate::setup::Setup;
+use crate::status::Links;
+use crate::status::configuration::Configuration;
 use crate::status::report::Reporter;
-use crate::status::socket::Socket;
-use crate::status::{Link, Links};
+use crate::status::socket::{ReloadRequest, Socket};
 use crate::uplink;
 
 /// What is handed to Kafka and not delivered when the gateway is told to stop has this much of the time at least.
@@ -42,6 +48,8 @@ const TICK: Duration = Duration::from_secs(1);
 const JOURNAL_RETRY: Duration = Duration::from_secs(2);
 /// What the end takes beyond the time that is left to deliver: sources take leave, the last commit is made.
 const STOP_MORE: Duration = Duration::from_secs(40);
+/// Reloads that may wait for the one that is going on.
+const RELOADS_MAX: usize = 4;
 
 /// Why the gateway could not run, or not end in good order.
 #[derive(Debug, thiserror::Error)]
@@ -60,11 +68,24 @@ pub enum RunError {
     Task(String),
 }
 
+/// What a gateway is started with.
+#[derive(Debug)]
+pub struct Start {
+    /// What it runs with.
+    pub setup: Setup,
+    /// Why that is not what its file says: the file is not fit to run, and this is what ran before.
+    pub fallback: Option<String>,
+    /// Each asks for a reload, as SIGHUP does.
+    pub hangups: mpsc::Receiver<()>,
+}
+
 /// Runs a gateway until `shutdown` is ready, then stops it in good order.
 ///
 /// # Errors
 /// When it cannot start. Whatever is unreachable is no error: it starts and tries again.
-pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+pub async fn run(start: Start, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    let Start { setup, fallback, hangups } = start;
+    let config = setup.config().clone();
     let notifier = Notifier::from_environment();
     notifier.status("opening the outbox");
     let counters = Counters::default();
@@ -81,51 +102,60 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
         "tidegate {} has its outbox open",
         env!("CARGO_PKG_VERSION"),
     );
+    if let Some(why) = &fallback {
+        reload::tell(&outbox, EventKind::ConfigFallback, why);
+        notifier.set_remark("the configuration is not fit to run, it runs on the one that ran last");
+    }
 
     let has_left = left.checkpoint.is_some() || !left.journal.is_empty();
     let mut rules = Rules::restore(&config.rules, left.into(), clock::stamp(), &counters);
     let (stop_uplink, uplink_stop) = watch::channel(None);
-    let mut uplink = tokio::spawn(uplink::run(
-        kafka_within(&config),
-        config.gateway.clone(),
-        outbox.clone(),
-        links.link("kafka"),
-        counters.clone(),
-        uplink_stop,
-    ));
-    let reporter = Reporter::new(&config.gateway.id, outbox.clone(), links.clone(), counters.clone());
-    let status = serve_status(&config.gateway.data_dir, reporter);
+    let (settings, uplink_settings) = watch::channel(reload::uplink_settings(&config));
+    let link = links.link("kafka");
+    let mut uplink = tokio::spawn(uplink::run(uplink_settings, outbox.clone(), link, counters.clone(), uplink_stop));
+    let configuration = Configuration::new(setup.loaded.path(), fallback.clone());
+    let reporter =
+        Reporter::new(&config.gateway.id, outbox.clone(), links.clone(), counters.clone(), configuration.clone());
+    let (reloads, requests) = mpsc::channel(RELOADS_MAX);
+    let status = serve_status(&config.gateway.data_dir, reporter, reloads);
     let teller = tokio::spawn(service::tell(notifier.clone(), outbox.clone(), links.clone()));
 
     tokio::pin!(shutdown);
+    let has_journal = has_left || !rules.is_empty();
     let begun = tokio::select! {
         () = &mut shutdown => false,
         () = begin_journal(&outbox, &mut rules, has_left, &notifier) => true,
     };
-    let (stop_sources, sources_stop) = watch::channel(!begun);
-    let pipeline = Pipeline::new(outbox.clone(), rules);
-    let sink = Sink::Pipeline(pipeline.clone());
-    let mut sources = start_sources(&config, profiles, &sink, &links, &counters, &sources_stop)?;
-    drop(sink);
-    let ticks = begun.then(|| tokio::spawn(pass_time(pipeline.clone(), links.beats().part("rules"))));
+    let pipeline = Pipeline::new(outbox.clone(), rules, has_journal && begun);
+    let sources = Sources::new(Sink::Pipeline(pipeline.clone()), links.clone(), counters.clone());
+    let mut parts = Parts { setup, sources, pipeline, uplink: settings, links, counters, configuration, notifier };
+    let mut ended = None;
+    let mut ticks = None;
     if begun {
-        notifier.ready();
+        let prepared = parts.sources.prepare(&config, &parts.setup.profiles, |_| true)?;
+        parts.sources.start(prepared, &Stopped::default());
+        let beat = parts.links.beats().part("rules");
+        ticks = Some(tokio::spawn(pass_time(parts.pipeline.clone(), beat)));
+        if fallback.is_none() {
+            parts.keep().await;
+        }
+        parts.notifier.ready();
+        ended = run_until(shutdown, &mut uplink, &mut parts, hangups, requests).await;
     }
-    let ended = if begun { run_until(shutdown, &mut uplink, &mut sources).await } else { None };
 
-    let deadline = clock::instant() + config.gateway.stop_timeout;
+    let stop_timeout = parts.setup.config().gateway.stop_timeout;
+    let deadline = clock::instant() + stop_timeout;
     teller.abort();
-    notifier.stopping(config.gateway.stop_timeout + STOP_MORE);
-    info!("stopping: sources first, then at most {:?} to deliver what waits", config.gateway.stop_timeout);
-    stop_sources.send_replace(true);
-    finish(sources).await;
+    parts.notifier.stopping(stop_timeout + STOP_MORE);
+    info!("stopping: sources first, then at most {stop_timeout:?} to deliver what waits");
+    parts.sources.stop_all().await;
     if let Some(ticks) = ticks {
         ticks.abort();
         let _ = ticks.await;
         // Without a beginning there is nothing new to keep.
-        pipeline.finish();
+        parts.pipeline.finish();
     }
-    drop(pipeline);
+    drop(parts);
     stop_uplink.send_replace(Some(deadline.max(clock::instant() + DRAIN_MIN)));
     if ended.is_none()
         && let Err(error) = uplink.await
@@ -150,22 +180,39 @@ pub async fn run(config: Config, profiles: &ProfileSet, shutdown: impl Future<Ou
     }
 }
 
-/// Waits for the shutdown, or gives what has ended by itself that must not.
+/// Reloads when asked to and waits for the shutdown, or gives what has ended by itself that must not. A shutdown that comes
+/// during a reload waits for its end, which comes soon: nothing in it waits without a limit.
 async fn run_until(
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
     uplink: &mut JoinHandle<()>,
-    sources: &mut JoinSet<()>,
+    parts: &mut Parts,
+    mut hangups: mpsc::Receiver<()>,
+    mut requests: mpsc::Receiver<ReloadRequest>,
 ) -> Option<String> {
     loop {
         tokio::select! {
             () = &mut shutdown => return None,
             ended = &mut *uplink => return Some(format!("the uplink: {ended:?}")),
-            // The others go on: one that ends at every start must not keep them from it.
-            Some(ended) = sources.join_next() => {
-                error!("a source has ended before the gateway, which is a defect: {ended:?}");
+            () = parts.sources.ended() => {}
+            Some(()) = hangups.recv() => {
+                parts.reload().await;
+            }
+            Some(request) = requests.recv() => {
+                // Who has asked may be gone.
+                let _ = request.send(parts.reload().await);
             }
         }
     }
+}
+
+/// Whether a configuration has rules, and so state.
+fn rules_of(config: &Config) -> bool {
+    !config.rules.filters.is_empty() || !config.rules.windows.is_empty()
+}
+
+/// How many receipts of each MQTT session are kept.
+fn receipts_max(config: &Config) -> usize {
+    config.mqtt.iter().map(|mqtt| mqtt.in_flight_max).fold(Receipt::KEPT_MIN, u16::max).into()
 }
 
 /// What is in flight keeps its segments from being given up, so it is to be little beside the outbox: while Kafka is away
@@ -223,7 +270,7 @@ pub(crate) fn machine_id() -> String {
 async fn open_outbox(config: &Config, counters: &Counters) -> Result<(Outbox, Closer, Left), RunError> {
     let options = Options {
         data_dir: config.gateway.data_dir.clone(),
-        receipts_max: config.mqtt.iter().map(|mqtt| mqtt.in_flight_max).fold(Receipt::KEPT_MIN, u16::max).into(),
+        receipts_max: receipts_max(config),
         machine: machine_id(),
     };
     let (settings, counters) = (config.outbox.clone(), counters.clone());
@@ -231,65 +278,9 @@ async fn open_outbox(config: &Config, counters: &Counters) -> Result<(Outbox, Cl
     Ok(opened.map_err(|error| RunError::Task(error.to_string()))??)
 }
 
-/// Starts all sources of a configuration on `sink`.
-///
-/// # Errors
-/// When a profile cannot be used; no source is started then.
-pub(crate) fn start_sources(
-    config: &Config,
-    profiles: &ProfileSet,
-    sink: &Sink,
-    links: &Links,
-    counters: &Counters,
-    stop: &watch::Receiver<bool>,
-) -> Result<JoinSet<()>, DecoderError> {
-    // All decoders first: a profile that does not fit is to stop the start before anything runs.
-    let mqtt = config.mqtt.iter().map(|settings| Ok((settings, Decoder::for_mqtt(settings, profiles)?)));
-    let mqtt = mqtt.collect::<Result<Vec<_>, DecoderError>>()?;
-    let serial = config.serial.iter().map(|settings| Ok((settings, Decoder::for_serial(settings, profiles)?)));
-    let serial = serial.collect::<Result<Vec<_>, DecoderError>>()?;
-    let mut sources = JoinSet::new();
-    for (settings, decoder) in mqtt {
-        let client_id = client_id(config, settings, sink);
-        let session = format!("{}/{client_id}", settings.name);
-        let decoder = decoder.counting(counters);
-        let intake = Intake::new(&settings.name, Some(&session), decoder, sink.clone(), counters);
-        let link = links.link(&settings.name);
-        sources.spawn(mqtt::run(settings.clone(), client_id, intake, link, counters.clone(), stop.clone()));
-    }
-    for (settings, decoder) in serial {
-        let intake = Intake::new(&settings.name, None, decoder.counting(counters), sink.clone(), counters);
-        let link: Link = links.link(&settings.name);
-        let Ok(settings) = profiles.resolve(settings) else { continue };
-        let (counters, stop) = (counters.clone(), stop.clone());
-        sources.spawn(async move { serial::run(settings, intake, link, &counters, stop).await });
-    }
-    Ok(sources)
-}
-
-/// The client id that a source connects with: its own, or one that is stable for this installation.
-fn client_id(config: &Config, settings: &config::Mqtt, sink: &Sink) -> String {
-    match (&settings.client_id, sink) {
-        (_, Sink::Print(_)) => format!("tidegate-print-{:08x}", fastrand::u32(..)),
-        (Some(id), _) => id.clone(),
-        (None, Sink::Pipeline(pipeline)) => {
-            let name = settings.name.rsplit('.').next().unwrap_or_default();
-            format!("tidegate-{}-{name}-{}", config.gateway.id, pipeline.outbox().installation())
-        }
-    }
-}
-
-async fn finish(mut sources: JoinSet<()>) {
-    while let Some(ended) = sources.join_next().await {
-        if let Err(error) = ended {
-            error!("a source did not end in good order: {error}");
-        }
-    }
-}
-
-fn serve_status(data_dir: &Path, reporter: Reporter) -> JoinHandle<()> {
+fn serve_status(data_dir: &Path, reporter: Reporter, reloads: mpsc::Sender<ReloadRequest>) -> JoinHandle<()> {
     match Socket::bind(data_dir) {
-        Ok(socket) => tokio::spawn(socket.serve(reporter)),
+        Ok(socket) => tokio::spawn(socket.serve(reporter, reloads)),
         Err(error) => {
             warn!("`tidegate status` will not work, its socket in {} cannot be made: {error}", data_dir.display());
             tokio::spawn(std::future::ready(()))

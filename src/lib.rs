@@ -15,9 +15,9 @@
 //!    acknowledged to their broker.
 //! 5. The [`uplink`] reads what is durable, sends it to Kafka, and tells the outbox which records Kafka has.
 //!
-//! [`gateway`] wires these together and stops them in order; [`config`] says how, [`counters`] and [`status`] say how it is
-//! going, [`clock`] is the only module that knows the time, and [`cli`] is what a person types. The parts say by their [`beats`]
-//! that they make progress, and [`service`] tells systemd, as long as it is so.
+//! [`gateway`] wires these together and stops them in order; [`config`] says how, [`setup`] has it fit to run as a whole, [`counters`]
+//! and [`status`] say how it is going, [`clock`] is the only module that knows the time, and [`cli`] is what a person types. The
+//! parts say by their [`beats`] that they make progress, and [`service`] tells systemd, as long as it is so.
 
 pub mod beats;
 pub mod cli;
@@ -36,6 +36,7 @@ pub mod reading;
 pub mod replay;
 pub mod rules;
 pub mod service;
+pub mod setup;
 pub mod source;
 pub mod status;
 mod sum;

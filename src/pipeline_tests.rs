@@ -4,8 +4,6 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::*;
-use crate::config;
-use crate::counters::Counters;
 use crate::outbox::{Closer, Left, Options, Reader};
 use crate::reading::{Field, Mark, Measurement, MeasurementKind, Reading, Record, TimeQuality, Value};
 
@@ -72,7 +70,7 @@ impl Bed {
         let (outbox, closer, left) = self.outbox();
         let mut rules = Rules::restore(&self.rules, left.into(), NOW, &Counters::default());
         outbox.begin_journal(&rules.checkpoint()).unwrap();
-        (Pipeline::new(outbox, rules), closer)
+        (Pipeline::new(outbox, rules, true), closer)
     }
 
     /// The files as they are at this moment: what a restart after a crash would find. Gives the directory that is in use.
@@ -157,6 +155,44 @@ fn a_crash_after_any_commit_leaves_every_value_in_one_window() {
     let expected: Vec<_> = (0..windows).map(|window| (NOW.wall_ms + window * 60_000, 1, count(window))).collect();
     assert_eq!(found, expected);
     closer.close().unwrap();
+}
+
+#[test]
+fn a_crash_around_a_change_of_rules_leaves_every_value_in_one_window_or_forwarded() {
+    for commits_after in 0..3_i64 {
+        let mut bed = Bed::new();
+        let with = bed.rules.clone();
+        let without = config::Rules { windows: Vec::new(), ..with.clone() };
+        let mut other = with.clone();
+        other.windows.insert(0, config::Window { name: "other".into(), ..with.windows[0].clone() });
+        // The run begins without rules, and without a journal; then they come, and more of them.
+        bed.rules = without.clone();
+        let (outbox, closer, left) = bed.outbox();
+        let rules = Rules::restore(&bed.rules, left.into(), NOW, &Counters::default());
+        let pipeline = Pipeline::new(outbox, rules, false);
+        store(&pipeline, 0);
+        pipeline.begin().unwrap();
+        pipeline.change(&with, &Counters::default());
+        (1..4).for_each(|second| store(&pipeline, second));
+        let number = pipeline.change(&other, &Counters::default());
+        (4..4 + commits_after).for_each(|second| store(&pipeline, second));
+        let mut durable = pipeline.outbox().durable();
+        runtime().block_on(durable.wait_for(|at| *at >= number)).unwrap();
+        let _before = bed.crash();
+        pipeline.change(&without, &Counters::default());
+        drop(pipeline);
+        closer.close().unwrap();
+
+        bed.rules = other;
+        let (pipeline, closer) = bed.open();
+        store(&pipeline, 59);
+        pipeline.tick(Stamp { monotonic_ms: NOW.monotonic_ms + 3_600_000, ..NOW });
+        let mut found = deliver(&pipeline, &mut pipeline.outbox().reader());
+        found.sort_unstable();
+        let (of_both, of_new) = (3 + commits_after as u64 + 1, commits_after as u64 + 1);
+        assert_eq!(found, [(NOW.wall_ms, 1, of_new), (NOW.wall_ms, 1, of_both)], "{commits_after}");
+        closer.close().unwrap();
+    }
 }
 
 #[test]

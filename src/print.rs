@@ -171,7 +171,7 @@ impl Columns {
                 let _ = self.aggregate(text, aggregate);
                 if lane == Lane::Alarm { writeln!(text, "  (ALARM {})", aggregate.window) } else { writeln!(text) }
             }
-            Record::Gap(_) | Record::StreamEnd(_) => Ok(()),
+            Record::Gap(_) | Record::StreamEnd(_) | Record::Event(_) => Ok(()),
         };
     }
 }

@@ -467,6 +467,61 @@ pub struct StreamEnd {
     pub at: Stamp,
 }
 
+/// What a gateway tells of itself: a closed list, so that a consumer can switch on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// It started with the configuration that it had kept, because the one that it was given is not fit to run.
+    ConfigFallback,
+    /// It goes on with a configuration that was loaded while it ran.
+    ConfigReloaded,
+    /// A configuration that was loaded while it ran was refused: the one before it goes on.
+    ConfigRefused,
+}
+
+impl EventKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::ConfigFallback, Self::ConfigReloaded, Self::ConfigRefused];
+
+    /// The word that stands in a record.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ConfigFallback => "config-fallback",
+            Self::ConfigReloaded => "config-reloaded",
+            Self::ConfigRefused => "config-refused",
+        }
+    }
+
+    /// The event of that word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
+/// Something happened to the gateway itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// What.
+    pub event: EventKind,
+    /// More about it, for a person; at most [`Event::DETAIL_BYTES_MAX`].
+    pub detail: Box<str>,
+    /// When.
+    pub at: Stamp,
+}
+
+impl Event {
+    /// A detail is cut to this many bytes.
+    pub const DETAIL_BYTES_MAX: usize = 2048;
+
+    /// An event whose detail is cut where it is too long.
+    #[must_use]
+    pub fn new(event: EventKind, detail: &str, at: Stamp) -> Self {
+        let detail = detail.get(..detail.floor_char_boundary(Self::DETAIL_BYTES_MAX)).unwrap_or_default();
+        Self { event, detail: detail.into(), at }
+    }
+}
+
 /// One thing to keep and to deliver: it has one number in its stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Record {
@@ -482,6 +537,8 @@ pub enum Record {
     Gap(Box<Gap>),
     /// A stream that ended without a clean stop.
     StreamEnd(Box<StreamEnd>),
+    /// Something happened to the gateway itself.
+    Event(Box<Event>),
 }
 
 impl Record {
@@ -495,6 +552,7 @@ impl Record {
             Self::DeadLetter(_) => "dead-letter",
             Self::Gap(_) => "gap",
             Self::StreamEnd(_) => "stream-end",
+            Self::Event(_) => "event",
         }
     }
 
@@ -508,6 +566,7 @@ impl Record {
             Self::DeadLetter(letter) => letter.received,
             Self::Gap(gap) => gap.at,
             Self::StreamEnd(end) => end.at,
+            Self::Event(event) => event.at,
         }
     }
 }

@@ -316,7 +316,7 @@ fn check_ends_with_0_or_2_and_leaves_the_data_directory_alone() {
     let run = |text: &str, print: bool| {
         std::fs::write(&path, text).unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = check::report(&path, print, |_| Vec::new(), &mut out, &mut err);
+        let code = check::report(&path, print, |path| Loaded::load(path, Purpose::Run), &mut out, &mut err);
         (format!("{code:?}"), String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
     };
     let text = MINIMAL.replace("id = \"g\"", "id = \"g\"\ndata_dir = \"data\"");

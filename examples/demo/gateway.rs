@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use tidegate::config::Config;
-use tidegate::gateway::{self, RunError};
-use tidegate::profile::ProfileSet;
+use tidegate::gateway::{self, RunError, Start};
+use tidegate::setup::Setup;
 use tidegate::status::report::Report;
 use tidegate::status::socket;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::BOUND;
@@ -58,16 +57,16 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts a gateway as `tidegate run --config` does.
     pub(crate) fn start(config: &Path) -> anyhow::Result<Self> {
-        let config = Config::load(config)?;
-        let data_dir = config.gateway.data_dir.clone();
-        let (profiles, errors) = ProfileSet::load(&config.gateway.profiles_dir);
-        anyhow::ensure!(errors.is_empty(), "the profiles are damaged: {errors:?}");
+        let setup = Setup::check(config)?;
+        let data_dir = setup.config().gateway.data_dir.clone();
+        // Nobody asks for a reload.
+        let (_, hangups) = mpsc::channel(1);
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
             let shutdown = async {
                 let _ = stopped.await;
             };
-            gateway::run(config, &profiles, shutdown).await
+            gateway::run(Start { setup, fallback: None, hangups }, shutdown).await
         });
         Ok(Self { data_dir, stop, task })
     }

@@ -5,29 +5,28 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::config::{Loaded, Problem, Purpose};
+use crate::config::{Errors, Loaded};
+use crate::setup::Setup;
 
 /// The exit code for a configuration that is wrong.
 const WRONG: u8 = 2;
 
-/// Checks `path`, together with `further` checks that know more than the file (profiles); with `print` it also shows the
-/// configuration as it will be used. Ends with 0 if all is well, with 2 if not, with 1 if the outcome could not be written.
-pub fn run(path: &Path, print: bool, further: impl FnOnce(&Loaded) -> Vec<Problem>) -> ExitCode {
-    report(path, print, further, &mut std::io::stdout().lock(), &mut std::io::stderr().lock())
+/// Checks `path` and the profiles that it uses; with `print` it also shows the configuration as it will be used. Ends with 0 if
+/// all is well, with 2 if not, with 1 if the outcome could not be written.
+pub fn run(path: &Path, print: bool) -> ExitCode {
+    let check = |path: &Path| Setup::check(path).map(|setup| setup.loaded);
+    report(path, print, check, &mut std::io::stdout().lock(), &mut std::io::stderr().lock())
 }
 
-/// The same, written to where a test can read it.
+/// The same by any `check`, written to where a test can read it.
 pub fn report(
     path: &Path,
     print: bool,
-    further: impl FnOnce(&Loaded) -> Vec<Problem>,
+    check: impl FnOnce(&Path) -> Result<Loaded, Errors>,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> ExitCode {
-    let checked = Loaded::load(path, Purpose::Run).and_then(|loaded| {
-        let problems = further(&loaded);
-        if problems.is_empty() { Ok(loaded) } else { Err(loaded.errors(problems)) }
-    });
+    let checked = check(path);
     let (code, written) = match checked {
         Ok(loaded) if print => (ExitCode::SUCCESS, write!(out, "{}", loaded.print()).and_then(|()| out.flush())),
         Ok(_) => (ExitCode::SUCCESS, writeln!(out, "{}: all is well", path.display()).and_then(|()| out.flush())),

@@ -2,17 +2,17 @@
 
 pub mod check;
 pub mod outbox;
+pub mod reload;
 pub mod replay;
 pub mod run;
 pub mod status;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Loaded, Problem};
-use crate::profile::{ProfileError, ProfileSet};
+use crate::setup;
 
 /// Where a configuration is looked for unless one is named.
 const CONFIG: &str = "/etc/tidegate/gateway.toml";
@@ -37,6 +37,9 @@ enum Command {
         /// Show readings instead of storing and sending them: no Kafka, no data directory, no session left at the broker
         #[arg(long)]
         print: bool,
+        /// End if the configuration is not fit to run, instead of using the one that ran last
+        #[arg(long, conflicts_with = "print")]
+        strict: bool,
         /// How --print shows them; a table on a terminal and NDJSON elsewhere unless set
         #[arg(long, requires = "print")]
         format: Option<PrintFormat>,
@@ -75,6 +78,14 @@ enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Have the running gateway load its configuration anew; what has not changed goes on undisturbed
+    Reload {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The data directory, instead of looking it up in the configuration
+        #[arg(long, value_name = "DIR")]
+        data_dir: Option<PathBuf>,
     },
     /// Look into the buffer on disk, deliver again, repair, give up: of a stopped gateway, and read only of a running one
     Outbox {
@@ -117,44 +128,22 @@ pub fn main() -> ExitCode {
         return fail(&format!("--log {log}: {error}; expected a level such as info, or info,tidegate::uplink=debug"));
     }
     match command {
-        Command::Run { config, print: false, .. } => run::gateway(&config.config),
-        Command::Run { config, print: true, format } => run::print(&config.config, format.map(Into::into)),
-        Command::Check { config, print } => check::run(&config.config, print, further),
+        Command::Run { config, print: false, strict, .. } => run::gateway(&config.config, strict),
+        Command::Run { config, print: true, format, .. } => run::print(&config.config, format.map(Into::into)),
+        Command::Check { config, print } => check::run(&config.config, print),
         Command::Replay { file, config, format, speed, close } => {
             replay::run(&file, &config.config, &replay::Options { format: format.map(Into::into), speed, close })
         }
         Command::Outbox { place, action } => outbox::run(&place, action),
+        Command::Reload { config, data_dir } => reload::run(&config.config, data_dir),
         Command::Status { config, data_dir, json } => status::run(&config.config, data_dir, json),
     }
 }
 
-/// What of a configuration can only be checked with the profiles at hand.
-fn further(loaded: &Loaded) -> Vec<Problem> {
-    let (_, problems, errors) = profiles(loaded);
-    let broken = errors.iter().map(|error| {
-        let help = "the gateway runs without this profile; mend it or take it out of profiles_dir".to_owned();
-        loaded.problem("gateway.profiles_dir", error.to_string(), Some(help))
-    });
-    broken.chain(problems).collect()
-}
-
-/// The profiles that a configuration can use, what is wrong with those that it does use, and what is left out.
-pub(crate) fn profiles(loaded: &Loaded) -> (ProfileSet, Vec<Problem>, Vec<ProfileError>) {
-    use crate::decode::Decoder;
-
-    let (set, errors) = ProfileSet::load(&loaded.config.gateway.profiles_dir);
-    let mut problems = Vec::new();
-    for mqtt in &loaded.config.mqtt {
-        if let Err(error) = Decoder::for_mqtt(mqtt, &set) {
-            problems.push(loaded.problem(&format!("{}.profiles", mqtt.name), error.to_string(), None));
-        }
-    }
-    for serial in &loaded.config.serial {
-        if let Err(error) = Decoder::for_serial(serial, &set) {
-            problems.push(loaded.problem(&format!("{}.profile", serial.name), error.to_string(), None));
-        }
-    }
-    (set, problems, errors)
+/// Where the running gateway of a configuration has its data, whether or not that is fit to run now. `None` if there is no
+/// such file.
+fn data_dir(config: &Path, given: Option<PathBuf>) -> Option<PathBuf> {
+    given.or_else(|| config.exists().then(|| setup::data_dirs(config).into_iter().next()).flatten())
 }
 
 /// Tells a person what is wrong, and gives the code for a command that could not be carried out.

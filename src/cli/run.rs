@@ -7,18 +7,20 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use super::{fail, profiles};
-use crate::config::{Loaded, Purpose};
+use super::fail;
+use crate::config::{Errors, Purpose};
 use crate::counters::Counters;
 use crate::decode::Decoder;
-use crate::gateway;
+use crate::gateway::{self, Sources, Stopped};
 use crate::intake::Sink;
 use crate::outbox;
 use crate::print::{self, Format, Printer};
-use crate::profile::ProfileSet;
+use crate::profile::ProfileError;
 use crate::service::sandbox;
+use crate::setup::{Setup, kept};
 use crate::status::Links;
 
 /// After this long without a message a person wonders.
@@ -29,48 +31,71 @@ const FAILED: u8 = 1;
 /// A second signal ends the process at once, with the code of a process that SIGINT killed.
 const INTERRUPTED: i32 = 130;
 
-/// Runs the gateway until a signal.
+/// Runs the gateway until a signal. With `strict` only with what the file says, else with the configuration that ran last if the
+/// file is not fit to run.
 #[must_use]
-pub fn gateway(path: &Path) -> ExitCode {
-    let (loaded, set) = match load(path, Purpose::Run) {
-        Ok(loaded) => loaded,
-        Err(code) => return code,
+pub fn gateway(path: &Path, strict: bool) -> ExitCode {
+    let (setup, fallback) = match Setup::load(path, Purpose::Run) {
+        Ok((setup, left_out)) => {
+            say_left_out(&left_out);
+            (setup, None)
+        }
+        Err(errors) if strict => return wrong(&errors),
+        Err(errors) => match kept::fallback(path) {
+            Ok(fallback) => {
+                error!("{} is not fit to run, so the configuration that ran last is used:", path.display());
+                errors.to_string().lines().for_each(|line| error!("{line}"));
+                (fallback.setup, Some(errors.to_string()))
+            }
+            Err(nothing) => {
+                let code = wrong(&errors);
+                if matches!(nothing, kept::FallbackError::Unfit { .. }) {
+                    fail(&nothing.to_string());
+                }
+                return code;
+            }
+        },
     };
     watch_panics();
     info!(config = %path.display(), "starting");
-    finish(
-        runtime()
-            .and_then(|runtime| runtime.block_on(async { Ok(gateway::run(loaded.config, &set, shutdown()?).await?) })),
-    )
+    finish(runtime().and_then(|runtime| {
+        runtime.block_on(async {
+            let start = gateway::Start { setup, fallback, hangups: hangups()? };
+            Ok(gateway::run(start, shutdown()?).await?)
+        })
+    }))
 }
 
 /// Shows what the gateway would store until a signal, or until nobody reads it any more.
 #[must_use]
 pub fn print(path: &Path, format: Option<Format>) -> ExitCode {
-    let (loaded, set) = match load(path, Purpose::Show) {
-        Ok(loaded) => loaded,
-        Err(code) => return code,
+    let setup = match Setup::load(path, Purpose::Show) {
+        Ok((setup, left_out)) => {
+            say_left_out(&left_out);
+            setup
+        }
+        Err(errors) => return wrong(&errors),
     };
     let terminal = std::io::stdout().is_terminal();
     let format = format.unwrap_or(if terminal { Format::Table } else { Format::Ndjson });
-    finish(runtime().and_then(|runtime| runtime.block_on(show(loaded, &set, format))))
+    finish(runtime().and_then(|runtime| runtime.block_on(show(setup, format))))
 }
 
-async fn show(loaded: Loaded, profiles: &ProfileSet, format: Format) -> anyhow::Result<()> {
+async fn show(setup: Setup, format: Format) -> anyhow::Result<()> {
+    let Setup { loaded, profiles } = setup;
     let config = print::without_traces(loaded.config);
     let mut expected = Vec::new();
     for mqtt in &config.mqtt {
-        let filters = Decoder::for_mqtt(mqtt, profiles)?.subscriptions();
+        let filters = Decoder::for_mqtt(mqtt, &profiles)?.subscriptions();
         expected.extend(filters.into_iter().map(|filter| (mqtt.name.clone(), filter)));
     }
     for serial in &config.serial {
         expected.push((serial.name.clone(), serial.port.to_string_lossy().into_owned()));
     }
     let printer = Printer::new(&config, format, expected);
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    let sink = Sink::Print(printer.clone());
-    let links = Links::default();
-    let mut sources = gateway::start_sources(&config, profiles, &sink, &links, &Counters::default(), &stopped)?;
+    let mut sources = Sources::new(Sink::Print(printer.clone()), Links::default(), Counters::default());
+    let prepared = sources.prepare(&config, &profiles, |_| true)?;
+    sources.start(prepared, &Stopped::default());
     let mut closed = printer.closed();
     let silence = async {
         tokio::time::sleep(SILENCE).await;
@@ -84,23 +109,19 @@ async fn show(loaded: Loaded, profiles: &ProfileSet, format: Format) -> anyhow::
         _ = closed.wait_for(|closed| *closed) => {}
         () = silence => {}
     }
-    stop.send_replace(true);
-    while sources.join_next().await.is_some() {}
+    sources.stop_all().await;
     Ok(())
 }
 
-fn load(path: &Path, purpose: Purpose) -> Result<(Loaded, ProfileSet), ExitCode> {
-    let wrong = |errors: &crate::config::Errors| {
-        use std::io::Write;
-        let _ = writeln!(std::io::stderr(), "{errors}");
-        ExitCode::from(WRONG_CONFIG)
-    };
-    let loaded = Loaded::load(path, purpose).map_err(|errors| wrong(&errors))?;
-    let (set, problems, left_out) = profiles(&loaded);
-    for error in &left_out {
-        warn!("a profile is left out: {error}");
-    }
-    if problems.is_empty() { Ok((loaded, set)) } else { Err(wrong(&loaded.errors(problems))) }
+fn wrong(errors: &Errors) -> ExitCode {
+    use std::io::Write;
+    // Nobody is left to tell when this fails.
+    let _ = writeln!(std::io::stderr(), "{errors}");
+    ExitCode::from(WRONG_CONFIG)
+}
+
+fn say_left_out(errors: &[ProfileError]) {
+    errors.iter().for_each(|error| warn!("a profile is left out: {error}"));
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -140,6 +161,18 @@ fn shutdown() -> anyhow::Result<impl Future<Output = ()>> {
         // The sender goes only after sending.
         let _ = caught.await;
     })
+}
+
+/// One for each SIGHUP. Those that come while one waits already mean the same.
+fn hangups() -> anyhow::Result<mpsc::Receiver<()>> {
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP cannot be caught")?;
+    let (sender, hangups) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let _ = sender.try_send(());
+        }
+    });
+    Ok(hangups)
 }
 
 /// A panic is a line in the log, and one of sled's own threads ends the process: nobody would be woken that waits for it.

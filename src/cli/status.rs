@@ -9,21 +9,17 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, Table};
 
 use super::fail;
-use crate::config::{Loaded, Purpose};
 use crate::outbox::Lane;
 use crate::status::report::Report;
-use crate::status::socket;
+use crate::status::{configuration, socket};
 
 /// Shows the status of the gateway on `data_dir`, or on the data directory of the configuration. 0 if it answered, 1 if
 /// none is running.
 #[must_use]
 pub fn run(config: &Path, data_dir: Option<PathBuf>, json: bool) -> ExitCode {
-    let data_dir = match data_dir {
-        Some(data_dir) => data_dir,
-        None => match Loaded::load(config, Purpose::Show) {
-            Ok(loaded) => loaded.config.gateway.data_dir,
-            Err(errors) => return fail(&format!("{errors}\n(with --data-dir no configuration is needed)")),
-        },
+    // The gateway may run on although its file has become unfit.
+    let Some(data_dir) = super::data_dir(config, data_dir) else {
+        return fail(&format!("{} does not exist (with --data-dir it is not needed)", config.display()));
     };
     let report = match socket::ask(&data_dir) {
         Ok(report) => report,
@@ -43,6 +39,7 @@ fn table(report: &Report) -> String {
     let Report { gateway, version, run, uptime_s, backlog, process, .. } = report;
     // Writing to a string cannot fail.
     let _ = writeln!(text, "gateway {gateway}, tidegate {version}, run {run}, up {}\n", duration(*uptime_s));
+    write_configuration(&mut text, &report.configuration);
     let oldest = backlog.oldest.as_ref().map(|oldest| format!(", the oldest of {oldest}")).unwrap_or_default();
     // In falling priority, and only what waits.
     let lanes = Lane::ALL.into_iter().filter_map(|lane| Some((lane, *backlog.lanes.get(lane.as_str())?)));
@@ -86,6 +83,35 @@ fn table(report: &Report) -> String {
     text.truncate(text.trim_end().len());
     text.push('\n');
     text
+}
+
+/// The file, since when it is in use, and what became of reloads.
+fn write_configuration(text: &mut String, configuration: &configuration::Report) {
+    let configuration::Report { file, since, fallback, reloads_applied, reloads_refused, refusal } = configuration;
+    // A gateway of an earlier release does not tell.
+    if file.is_empty() {
+        return;
+    }
+    let reloads = match (reloads_applied, reloads_refused) {
+        (0, 0) => String::new(),
+        (applied, refused) => format!("; reloads: {applied} applied, {refused} refused"),
+    };
+    let kept = if fallback.is_some() { "THE ONE THAT RAN LAST, since this is not fit to run: " } else { "" };
+    let _ = writeln!(text, "config   {kept}{file}, in use since {since}{reloads}");
+    if let Some(reasons) = fallback {
+        indented(text, reasons);
+    }
+    if let Some(refusal) = refusal {
+        let _ = writeln!(text, "         the last reload was refused at {}:", refusal.at);
+        indented(text, &refusal.reasons);
+    }
+}
+
+/// Below what stands to the right of a line's head.
+fn indented(text: &mut String, lines: &str) {
+    for line in lines.lines() {
+        let _ = writeln!(text, "         {line}");
+    }
 }
 
 pub(super) fn size(bytes: u64) -> String {

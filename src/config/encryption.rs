@@ -19,7 +19,7 @@ const EXPECTED: &str = "expected a key of 32 bytes as 64 hexadecimal digits, in 
 const HOW: &str = "`openssl rand -hex 32` makes one";
 
 /// What the outbox encrypts with.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encryption {
     /// New segments are encrypted with it; `None` leaves them plain.
     pub key: Option<EncryptionKey>,
@@ -27,8 +27,8 @@ pub struct Encryption {
     pub previous_keys: Vec<EncryptionKey>,
 }
 
-/// A key: never printed.
-#[derive(Clone)]
+/// A key: never printed. Equality is for telling whether it has changed since it was last read.
+#[derive(Clone, PartialEq, Eq)]
 pub struct EncryptionKey([u8; KEY_BYTES]);
 
 impl EncryptionKey {

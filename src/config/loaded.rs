@@ -132,6 +132,29 @@ impl Loaded {
         }
     }
 
+    /// The data directory that a file names, whatever else is wrong with it; none if it cannot be made out.
+    #[must_use]
+    pub fn data_dir(path: &Path) -> Option<PathBuf> {
+        let text = read(path).ok()?;
+        let (table, _) = DeTable::parse_recoverable(&text);
+        let absolute = std::path::absolute(path).ok()?;
+        let context = Context {
+            text: &text,
+            base: absolute.parent()?,
+            env: &|name| std::env::var(name).ok(),
+            purpose: Purpose::Show,
+            problems: RefCell::default(),
+            asked: RefCell::default(),
+            origins: RefCell::default(),
+        };
+        Section::root(&context, table.get_ref()).section("gateway").path("data_dir")
+    }
+
+    /// The file's text.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// The file.
     #[must_use]
     pub fn path(&self) -> &Path {

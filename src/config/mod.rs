@@ -6,8 +6,9 @@
 //!
 //! `loaded` goes through the file, `sources` and `sinks` read its sections, `section` reads one table and notes what
 //! nobody asked for, `field` one value, `values`, `units` and `secret` read single values, `errors` words what is wrong, `print` writes the
-//! outcome as a file again.
+//! outcome as a file again, `changes` says what differs between two.
 
+mod changes;
 mod encryption;
 mod errors;
 mod field;
@@ -25,6 +26,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use changes::Changes;
 pub use encryption::{Encryption, EncryptionKey, KEY_BYTES};
 
 use crate::reading::Value;
@@ -32,8 +34,11 @@ pub use errors::{Errors, Place, Problem, nearest};
 pub use loaded::{Loaded, Purpose};
 pub(crate) use units::parse_duration;
 
+/// The data directory unless the configuration, or systemd, names another.
+pub(crate) const DATA_DIR: &str = "/var/lib/tidegate";
+
 /// A whole configuration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The gateway itself.
     pub gateway: Gateway,
@@ -50,7 +55,7 @@ pub struct Config {
 }
 
 /// `[gateway]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Gateway {
     /// Stands in every record; the host's name unless set.
     pub id: String,
@@ -64,8 +69,9 @@ pub struct Gateway {
     pub stop_timeout: Duration,
 }
 
-/// A password, a token: never printed, never compared with `==`.
-#[derive(Clone)]
+/// A password, a token: never printed. Equality is for telling whether it has changed since it was last read; what
+/// somebody else sent is never compared with it.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
@@ -90,7 +96,7 @@ impl std::fmt::Debug for Secret {
 
 /// Certificates and keys of a TLS connection. Files are read when the connection is made, so that a renewed
 /// certificate is picked up by the next connection.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tls {
     /// Who may sign the server's certificate (PEM); the system's authorities unless set.
     pub ca: Option<PathBuf>,
@@ -98,6 +104,8 @@ pub struct Tls {
     pub certificate: Option<PathBuf>,
     /// Its private key (PEM).
     pub key: Option<PathBuf>,
+    /// Of what was in these files when the configuration was read: tells whether a renewed certificate has come.
+    pub fingerprint: u64,
 }
 
 /// The MQTT version to speak.
@@ -121,7 +129,7 @@ pub enum Retained {
 }
 
 /// `[mqtt.NAME]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mqtt {
     /// `mqtt.NAME`, as it stands in counters and dead letters.
     pub name: String,
@@ -187,7 +195,7 @@ pub enum Parity {
 
 /// `[serial.NAME]`. What is `None` comes from the profile, and from the defaults (9600 8N1, lines of at most 4 KiB ended
 /// by `\n`) where the profile is silent too.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Serial {
     /// `serial.NAME`, as it stands in counters and dead letters.
     pub name: String,
@@ -214,7 +222,7 @@ pub struct Serial {
 }
 
 /// `[[filter]]`, `[[window]]` and `[limits]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
     /// The filters, in the order of the file.
     pub filters: Vec<Filter>,
@@ -390,7 +398,7 @@ pub enum WhenFull {
 }
 
 /// What happens on the way to a full disk: keys of `[outbox]` and `[outbox.advanced]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Ladder {
     /// Bytes of the file system that are left to others; a sixteenth of it, and at most 64 MiB, unless set.
     pub min_free: Option<u64>,
@@ -409,7 +417,7 @@ impl Default for Ladder {
 }
 
 /// `[outbox]` and `[outbox.advanced]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Outbox {
     /// Bytes on disk that it may take.
     pub size_max: u64,
@@ -470,7 +478,7 @@ impl SaslMechanism {
 }
 
 /// `[kafka] sasl = { … }`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sasl {
     /// Mechanism.
     pub mechanism: SaslMechanism,
@@ -536,7 +544,7 @@ pub enum Compression {
 }
 
 /// `[kafka]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Kafka {
     /// `host:port` of some brokers of the cluster.
     pub brokers: Vec<String>,

@@ -1,6 +1,7 @@
 //! `[gateway]`, `[mqtt.NAME]` and `[serial.NAME]`: their keys, defaults and bounds.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,7 +36,7 @@ pub(super) fn gateway(section: &Section<'_>) -> Gateway {
         labels: labels(section),
         data_dir: section
             .path("data_dir")
-            .unwrap_or_else(|| PathBuf::from(state_directory.unwrap_or_else(|| "/var/lib/tidegate".to_owned()))),
+            .unwrap_or_else(|| PathBuf::from(state_directory.unwrap_or_else(|| super::DATA_DIR.to_owned()))),
         profiles_dir: section.path("profiles_dir").unwrap_or_else(|| PathBuf::from("/etc/tidegate/profiles")),
         stop_timeout: section.duration("stop_timeout", secs(0)..=secs(600)).unwrap_or(secs(20)),
     };
@@ -79,7 +80,8 @@ fn labels(section: &Section<'_>) -> BTreeMap<String, String> {
 /// Certificates and keys; the files must be there, but are read when a connection is made.
 pub(super) fn tls(section: &Section<'_>) -> Tls {
     let file = |key| section.get(key).and_then(|field| field.file());
-    let tls = Tls { ca: file("ca"), certificate: file("certificate"), key: file("key") };
+    let mut tls = Tls { ca: file("ca"), certificate: file("certificate"), key: file("key"), fingerprint: 0 };
+    tls.fingerprint = fingerprint(&tls);
     match (section.has("certificate"), section.has("key")) {
         (true, false) => section.problem_at("key", "missing: expected the key of `certificate`".to_owned(), None),
         (false, true) => {
@@ -89,6 +91,22 @@ pub(super) fn tls(section: &Section<'_>) -> Tls {
     }
     section.finish();
     tls
+}
+
+/// Of what is in the files now. One that cannot be read is told by who needs it.
+fn fingerprint(tls: &Tls) -> u64 {
+    /// A file of certificates is not larger than this, in bytes.
+    const READ_MAX: u64 = 4 << 20;
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    for path in [&tls.ca, &tls.certificate, &tls.key] {
+        let mut bytes = Vec::new();
+        if let Some(file) = path.as_ref().and_then(|path| std::fs::File::open(path).ok()) {
+            let _ = file.take(READ_MAX).read_to_end(&mut bytes);
+        }
+        hash.update(&(bytes.len() as u64).to_le_bytes());
+        hash.update(&bytes);
+    }
+    hash.digest()
 }
 
 /// `[mqtt.NAME]`

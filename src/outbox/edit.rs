@@ -77,7 +77,7 @@ fn subject(record: &Record) -> Option<&str> {
         Record::Aggregate(aggregate) => Some(&aggregate.device),
         Record::State(state) => Some(&state.device),
         Record::DeadLetter(letter) => Some(&letter.source),
-        Record::Gap(_) | Record::StreamEnd(_) => None,
+        Record::Gap(_) | Record::StreamEnd(_) | Record::Event(_) => None,
     }
 }
 

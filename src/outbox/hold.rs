@@ -114,6 +114,11 @@ impl Hold {
         hold
     }
 
+    /// How long records wait from now on.
+    pub(crate) fn change(&mut self, settings: &config::Outbox) {
+        self.hold = settings.hold;
+    }
+
     fn stored(&mut self, session: &Name, receipt: Receipt) {
         if receipt == Receipt::SESSION_LOST {
             self.on_disk.remove(session);

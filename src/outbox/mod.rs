@@ -50,6 +50,7 @@ use std::thread::JoinHandle;
 use roaring::RoaringBitmap;
 use tokio::sync::watch;
 
+pub(crate) use self::manifest::replace;
 pub use self::pending::Append;
 pub use self::reader::{ReadError, Reader};
 pub(crate) use self::record::from_cbor;
@@ -259,6 +260,16 @@ impl Outbox {
     #[must_use]
     pub fn durable(&self) -> watch::Receiver<u64> {
         self.shared.durable.subscribe()
+    }
+
+    /// Goes on with other settings: all but `persist` and the encryption, which stay as they were opened with. A session
+    /// keeps at least so many receipts from now on.
+    pub fn change(&self, settings: &config::Outbox, receipts_max: usize) {
+        let (persist, encryption) = {
+            let now = self.shared.settings();
+            (now.persist, now.encryption.clone())
+        };
+        self.shared.change(config::Outbox { persist, encryption, ..settings.clone() }, receipts_max);
     }
 
     /// Starts a commit now: many messages wait for their acknowledgement, or the gateway is stopping.

@@ -139,6 +139,7 @@ pub(super) fn boxed_bytes(record: &Record) -> usize {
     match record {
         Record::Reading(_) => 0,
         Record::DeadLetter(letter) => 200 + letter.payload.len() + letter.detail.len() + letter.origin.len(),
+        Record::Event(event) => 100 + event.detail.len(),
         _ => 100,
     }
 }

@@ -123,6 +123,10 @@ enum Other {
         last: u64,
     },
     Aggregate(Window),
+    Event {
+        event: String,
+        detail: String,
+    },
 }
 
 #[derive(Serialize, Deserialize)]

@@ -201,7 +201,7 @@ pub(crate) fn open(
     state.left_from = left_from;
     let keep_from = found.newest.unwrap_or(0);
     let cutter = Cutter::new().map_err(OpenError::Thread)?;
-    let writer = Writer::new(manifest, &run, cutter, (options.receipts_max, keep_from), counters);
+    let writer = Writer::new(manifest, &run, cutter, keep_from, counters);
     Ok((Shared::new(state, directory, settings.clone(), names, lock, counters), writer, left))
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -459,17 +460,18 @@ pub(crate) struct Shared {
     pub(crate) readable: Notify,
     /// The outbox's directory.
     pub(crate) directory: PathBuf,
-    pub(crate) settings: config::Outbox,
+    /// Replaced whole by a reload: whoever decides something asks once, and keeps what it was given until then.
+    settings: Mutex<Arc<config::Outbox>>,
     pub(crate) keys: Keys,
     pub(crate) run: String,
     pub(crate) installation: String,
     /// The number of the first segment that this run can begin.
     pub(crate) first_segment: u64,
     /// Receipts to remember of each session.
-    receipts_max: usize,
-    /// Held for as long as the outbox is: one gateway for each data directory.
+    receipts_max: AtomicUsize,
     /// The writer's.
     pub(crate) beat: Beat,
+    /// Held for as long as the outbox is: one gateway for each data directory.
     data_dir_lock: Mutex<Option<std::fs::File>>,
     appended: [Counter; 3],
     pub(crate) damaged: [Counter; 3],
@@ -493,11 +495,11 @@ impl Shared {
             readable: Notify::new(),
             directory,
             keys: Keys::new(&settings.encryption),
-            settings,
+            settings: Mutex::new(Arc::new(settings)),
             run,
             installation,
             first_segment,
-            receipts_max,
+            receipts_max: AtomicUsize::new(receipts_max),
             beat: Beat::default(),
             data_dir_lock: Mutex::new(Some(lock)),
             appended: by_lane(Count::Appended),
@@ -509,6 +511,28 @@ impl Shared {
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         // No code panics between two changes that belong together: a poisoned state is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How the outbox is to work now.
+    pub(crate) fn settings(&self) -> Arc<config::Outbox> {
+        Arc::clone(&self.settings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Receipts to remember of each session.
+    pub(crate) fn receipts_max(&self) -> usize {
+        self.receipts_max.load(Ordering::Relaxed)
+    }
+
+    /// Goes on with other settings, and with at least so many receipts of each session.
+    pub(crate) fn change(&self, settings: config::Outbox, receipts_max: usize) {
+        // Sources that stop are still to find theirs: never fewer.
+        self.receipts_max.fetch_max(receipts_max, Ordering::Relaxed);
+        let mut state = self.lock();
+        state.hold.change(&settings);
+        // A smaller bound is kept to from the next commit on, and what may go by it goes now.
+        state.release = true;
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+        self.wake.notify_one();
     }
 
     /// Waits until woken, or until `timeout` where there is one.
@@ -534,7 +558,7 @@ impl Shared {
         let number = state.append(append);
         // The writer needs to know when its interval begins and when it is to start early, nothing in between.
         let begins = state.blocks.back().map(|block| block.must) > before;
-        let due = state.pending_bytes >= self.settings.commit_bytes
+        let due = state.pending_bytes >= self.settings().commit_bytes
             || state.blocks.len() > 1 && !state.hold.enabled
             || state.alarms_due != alarms_were_due;
         if begins || (due && state.commit_started.is_none()) {
@@ -549,7 +573,7 @@ impl Shared {
     /// Takes out what is delivered of what waits in memory, and says that it is safe. Whether the writer has something to
     /// do because of it.
     fn release_held(&self, state: &mut State) -> bool {
-        let Released { number, records } = state.release_held(self.receipts_max);
+        let Released { number, records } = state.release_held(self.receipts_max());
         self.unwritten.add(records);
         if let Some(number) = number {
             self.announce(number);

@@ -11,6 +11,7 @@ use crate::reading::{
     Value,
 };
 
+mod change;
 mod damage;
 mod hold;
 mod hostile;

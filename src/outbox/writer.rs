@@ -127,7 +127,6 @@ pub(crate) struct Writer {
     cutter: Cutter,
     witness: Option<Witness>,
     cursor_stored: Option<Instant>,
-    receipts_max: usize,
     /// Once this append is durable, all that the manifest declares is among the records.
     declared_at: u64,
     /// The newest segment that has a commit: it holds the cursor and the receipts, so it stays, and all after it.
@@ -163,13 +162,7 @@ enum CommitError {
 }
 
 impl Writer {
-    pub(crate) fn new(
-        manifest: Manifest,
-        run: &str,
-        cutter: Cutter,
-        (receipts_max, keep_from): (usize, u64),
-        counters: &Counters,
-    ) -> Self {
+    pub(crate) fn new(manifest: Manifest, run: &str, cutter: Cutter, keep_from: u64, counters: &Counters) -> Self {
         let by_lane = |count: Count| Lane::ALL.map(|lane| counters.counter(count, lane.as_str()));
         let one = |count: Count| counters.counter(count, "");
         Self {
@@ -182,7 +175,6 @@ impl Writer {
             cutter,
             witness: None,
             cursor_stored: None,
-            receipts_max,
             declared_at: 0,
             keep_from,
             journal_from: None,
@@ -294,10 +286,10 @@ impl Writer {
                 state.hold.writing = true;
                 return (Work::Void(state.hold.void.clone()), closing);
             }
-            let commit_in = state.commit_in(&shared.settings, now);
+            let commit_in = state.commit_in(&shared.settings(), now);
             if commit_in.is_some_and(|left| left.is_zero()) {
                 state.commit_started = Some(now);
-                if let Some(block) = state.take_for_commit(&shared.settings, now) {
+                if let Some(block) = state.take_for_commit(&shared.settings(), now) {
                     state.hold.writing = true;
                     return (Work::Commit(Box::new(block)), closing);
                 }

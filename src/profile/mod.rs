@@ -233,6 +233,8 @@ pub struct UnknownProfile {
 #[derive(Clone, Debug, Default)]
 pub struct ProfileSet {
     profiles: BTreeMap<Arc<str>, Arc<Profile>>,
+    /// The files of those that are not built in: to tell whether one has changed, and to keep it.
+    texts: BTreeMap<Arc<str>, Arc<str>>,
 }
 
 /// The most files that are looked at in a profile directory.
@@ -269,8 +271,8 @@ impl ProfileSet {
                 line: 0,
                 message: format!("cannot be read: {error}"),
             });
-            match text.and_then(|text| Profile::parse(&file, &text)) {
-                Ok(profile) => match seen.get(&profile.id) {
+            match text.and_then(|text| Ok((Profile::parse(&file, &text)?, text))) {
+                Ok((profile, text)) => match seen.get(&profile.id) {
                     Some(first) => errors.push(ProfileError {
                         message: format!(
                             "the id `{}` is taken by {}; give this one another",
@@ -282,6 +284,7 @@ impl ProfileSet {
                     }),
                     None => {
                         seen.insert(Arc::clone(&profile.id), file);
+                        set.texts.insert(Arc::clone(&profile.id), text.into());
                         set.insert(profile);
                     }
                 },
@@ -289,6 +292,23 @@ impl ProfileSet {
             }
         }
         (set, errors)
+    }
+
+    /// Adds the profile of a file's text, as [`ProfileSet::text`] gave it.
+    ///
+    /// # Errors
+    /// When it is not a profile to this program.
+    pub fn insert_text(&mut self, file: &FilePath, text: &str) -> Result<(), ProfileError> {
+        let profile = Profile::parse(file, text)?;
+        self.texts.insert(Arc::clone(&profile.id), text.into());
+        self.insert(profile);
+        Ok(())
+    }
+
+    /// The file that a profile was read from; none for those that are built in.
+    #[must_use]
+    pub fn text(&self, id: &str) -> Option<&Arc<str>> {
+        self.texts.get(id)
     }
 
     /// Adds a profile; one with the same id is replaced.

@@ -107,23 +107,34 @@ impl Rules {
     #[must_use]
     pub fn restore(settings: &config::Rules, left: Left, now: Stamp, counters: &Counters) -> Self {
         let restore::Restored { state, last, bytes } = restore::read(left, now.monotonic_ms, counters);
-        let rules = RuleSet::new(settings, counters);
-        let changed = !state.rules.definitions().eq(rules.definitions());
-        let state = restore::change(state, rules, Limits::new(settings, counters), Some(counters));
-        let mut journal = Journal::after(last, bytes, state.profiles.len());
-        if changed {
-            journal.rules(&state.rules.definitions().collect::<Vec<_>>());
-        }
-        Self {
+        let mut rules = Self {
+            journal: Journal::after(last, bytes, state.profiles.len()),
             state,
-            journal,
             future_max_ms: millis(settings.future_max),
             offset_ms: None,
             idle_due_ms: now.monotonic_ms,
             forget_due_ms: now.monotonic_ms.saturating_add(FORGET_EVERY_MS),
             dropped: Vec::new(),
             taken: Vec::new(),
+        };
+        rules.change(settings, counters);
+        rules
+    }
+
+    /// Goes over to other rules between two batches. Windows of a rule that stays the same keep what they hold; those of others
+    /// are given up, which is counted and said. What filters remember begins anew, as at a restart.
+    pub fn change(&mut self, settings: &config::Rules, counters: &Counters) {
+        self.state.rules.count();
+        let rules = RuleSet::new(settings, counters);
+        let changed = !self.state.rules.definitions().eq(rules.definitions());
+        let state = std::mem::replace(&mut self.state, restore::nothing());
+        self.state = restore::change(state, rules, Limits::new(settings, counters), Some(counters));
+        if changed {
+            self.journal.rules(&self.state.rules.definitions().collect::<Vec<_>>());
         }
+        self.future_max_ms = millis(settings.future_max);
+        // Another rule may close its windows after a shorter silence.
+        self.idle_due_ms = 0;
     }
 
     /// Whether there is nothing to do.

@@ -172,7 +172,8 @@ impl Replay {
     }
 }
 
-fn nothing() -> State {
+/// No state, of no rules.
+pub(super) fn nothing() -> State {
     State::new(RuleSet::earlier(Vec::new()), Limits::none())
 }
 

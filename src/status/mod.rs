@@ -1,6 +1,7 @@
 //! What a running gateway says of itself: its links, kept here by who holds them; the [`report`] that is made of these,
-//! the counters and the backlog; and the [`socket`] in the data directory on which `tidegate status` asks for it.
+//! the counters, the backlog and the [`configuration`]; and the [`socket`] in the data directory on which `tidegate status` asks for it.
 
+pub mod configuration;
 pub mod report;
 pub mod socket;
 
@@ -72,6 +73,11 @@ impl Links {
         &self.1
     }
 
+    /// It is no longer there.
+    pub fn remove(&self, name: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
     /// All links by name.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<Name, LinkInfo> {
@@ -83,6 +89,11 @@ impl Link {
     /// It is up; `detail` says what is not as it should be all the same (a refused subscription), or is empty.
     pub fn up(&self, detail: impl Into<String>) {
         self.set(LinkState::Up, detail.into());
+    }
+
+    /// It is being connected anew.
+    pub fn connecting(&self) {
+        self.set(LinkState::Connecting, String::new());
     }
 
     /// It is down.

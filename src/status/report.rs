@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Links;
+use super::configuration::{self, Configuration};
 use crate::clock;
 use crate::counters::{Count, Counters};
 use crate::outbox::{Lane, Outbox};
@@ -32,6 +33,9 @@ pub struct Report {
     /// What the flash bears for what is delivered.
     #[serde(default)]
     pub flash: Flash,
+    /// What it runs with.
+    #[serde(default)]
+    pub configuration: configuration::Report,
 }
 
 /// Bytes written to disk for what was delivered since the start.
@@ -105,14 +109,15 @@ pub struct Reporter {
     outbox: Outbox,
     links: Links,
     counters: Counters,
+    configuration: Configuration,
     started: std::time::Instant,
 }
 
 impl Reporter {
     /// A reporter for the gateway that starts now.
     #[must_use]
-    pub fn new(gateway: &str, outbox: Outbox, links: Links, counters: Counters) -> Self {
-        Self { gateway: gateway.to_owned(), outbox, links, counters, started: clock::instant() }
+    pub fn new(gateway: &str, outbox: Outbox, links: Links, counters: Counters, configuration: Configuration) -> Self {
+        Self { gateway: gateway.to_owned(), outbox, links, counters, configuration, started: clock::instant() }
     }
 
     /// How things are.
@@ -151,11 +156,13 @@ impl Reporter {
             counters: counters.collect(),
             process,
             flash,
+            configuration: self.configuration.report(),
         }
     }
 }
 
-fn rfc3339(ms: i64) -> String {
+/// A time of the wall clock, for the report.
+pub(super) fn rfc3339(ms: i64) -> String {
     Timestamp::from_millisecond(ms).map(|time| format!("{time:.3}")).unwrap_or_default()
 }
 

@@ -9,6 +9,7 @@
 //! - An alarm waits for no record of another lane, not even for those that are being sent when it comes: in an outage it is
 //!   handed to Kafka's client at once.
 
+mod change;
 mod reports;
 mod send;
 
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use self::change::Change;
 use super::encode::Encoder;
 use super::flight::{Flight, Place, State};
 use super::health::Health;
@@ -130,6 +132,7 @@ pub(crate) struct Drain<S, C: Connect> {
     topic: Option<Arc<str>>,
     detail_at: Option<Instant>,
     doubted_at: Option<Instant>,
+    change: Change,
     refusals: Throttle,
     hitches: Throttle,
 }
@@ -149,13 +152,15 @@ pub(crate) struct Parts<S, C> {
     pub(crate) link: crate::status::Link,
     pub(crate) counters: Counters,
     pub(crate) tuning: Tuning,
+    pub(crate) settings: watch::Receiver<super::Settings>,
 }
 
 impl<S: Source, C: Connect> Drain<S, C> {
     /// A loop that has sent nothing yet.
     pub(crate) fn new(parts: Parts<S, C>) -> Self {
-        let Parts { source, connect, encoder, topics, flight, link, counters, tuning } = parts;
+        let Parts { source, connect, encoder, topics, flight, link, counters, tuning, settings } = parts;
         let now = clock::instant();
+        let probe_max = tuning.probe_max.min(settings.borrow().kafka.reconnect_max);
         Self {
             durable: source.durable(),
             source,
@@ -168,7 +173,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
             topics,
             flight,
             parking: Parking::new(tuning.park_min, tuning.park_max),
-            health: Health::new(link, &counters, tuning.probe_min, tuning.probe_max, now),
+            health: Health::new(link, &counters, tuning.probe_min, probe_max, now),
             trials: Trials::default(),
             current: None,
             urgent: None,
@@ -187,6 +192,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
             topic: None,
             detail_at: None,
             doubted_at: None,
+            change: Change::new(settings),
             refusals: Throttle::new(Duration::from_secs(60)),
             hitches: Throttle::new(Duration::from_secs(60)),
             delivered_bytes: counters.counter(Count::DeliveredBytes, ""),
@@ -201,6 +207,8 @@ impl<S: Source, C: Connect> Drain<S, C> {
         let mut durable = self.durable.clone();
         let mut deadline = *stop.borrow_and_update();
         let mut signalled = true;
+        let mut incoming = self.change.incoming.clone();
+        let mut may_change = true;
         let mut quiet_since = clock::instant();
         loop {
             let now = clock::instant();
@@ -228,6 +236,12 @@ impl<S: Source, C: Connect> Drain<S, C> {
                     signalled = changed.is_ok();
                     deadline = if signalled { *stop.borrow_and_update() } else { Some(deadline.unwrap_or(now)) };
                     quiet_since = clock::instant();
+                }
+                changed = incoming.changed(), if may_change => {
+                    may_change = changed.is_ok();
+                    if may_change {
+                        self.change.note(clock::instant());
+                    }
                 }
                 next = next(&mut self.source, wants), if wants || wants_alarms => {
                     match next {
@@ -273,6 +287,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
         self.settle_burials();
         // At once: with the last record in flight of a segment goes what keeps it as it is.
         self.tell_source();
+        self.go_over(now);
         self.look_after_sink(now);
         self.try_parked(now);
         self.tell_source();
@@ -282,7 +297,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
             self.skip = self.flight.places();
             self.parking.recount();
         }
-        if self.full_until.is_some_and(|until| until > now) {
+        if self.full_until.is_some_and(|until| until > now) || self.change.due().is_some() {
             return;
         }
         self.full_until = None;
@@ -296,11 +311,15 @@ impl<S: Source, C: Connect> Drain<S, C> {
         self.sink.is_none()
             || self.trials.is_on()
             || self.full_until.is_some()
+            || self.change.due().is_some()
             // For the sake of order; but not for ever.
             || (!self.again.is_empty() && self.again_delay < self.tuning.again_max)
     }
 
     fn try_parked(&mut self, now: Instant) {
+        if self.change.due().is_some() {
+            return;
+        }
         if self.parking.is_empty() || self.sink.is_none() || self.trials.is_on() || self.health.up_since().is_none() {
             return;
         }
@@ -355,11 +374,19 @@ impl<S: Source, C: Connect> Drain<S, C> {
 
     /// Gives up the producer; all that it had is ours again, and goes to the next one in the old order.
     fn rebuild(&mut self, why: &str, now: Instant) {
-        if self.sink.take().is_none() {
+        if self.sink.is_none() {
             return;
         }
         if let Some(suppressed) = self.hitches.pass(now) {
             warn!(suppressed, "the Kafka producer is built anew: {why}");
+        }
+        self.renew(now);
+    }
+
+    /// Lets go of the producer, if there is one.
+    fn renew(&mut self, now: Instant) {
+        if self.sink.take().is_none() {
+            return;
         }
         self.counters.add(Count::ProducerRebuilds, "", 1);
         self.generation = self.generation.wrapping_add(1);
@@ -408,7 +435,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
         let probe = self.health.next_at().filter(|_| self.sink.is_some());
         let parked = self.parking.next_at().filter(|_| sends && self.health.up_since().is_some());
         let read = self.read_at.filter(|at| *at > now);
-        [until, tick, again, connect, self.full_until, read, probe, parked]
+        [until, tick, again, connect, self.full_until, read, probe, parked, self.change.due()]
             .into_iter()
             .flatten()
             .min()

@@ -16,7 +16,7 @@ use super::time::rfc3339;
 use crate::config::{self, Format, Layout, Timestamp};
 use crate::outbox::{Lane, to_cbor};
 use crate::reading::{
-    Aggregate, DeadLetter, DeviceState, Field, Gap, Origin, Reading, Record, Stamp, StreamEnd, Value,
+    Aggregate, DeadLetter, DeviceState, Event, Field, Gap, Origin, Reading, Record, Stamp, StreamEnd, Value,
 };
 
 /// The version of the records' shape: fields are only ever added; a change of meaning raises it.
@@ -36,7 +36,7 @@ pub(crate) struct EncodeError {
 pub(crate) struct Encoder {
     gateway: String,
     labels: BTreeMap<String, String>,
-    layout: Layout,
+    pub(crate) layout: Layout,
     format: Format,
     timestamp: Timestamp,
     /// The record.
@@ -115,7 +115,7 @@ impl Encoder {
             Record::Aggregate(aggregate) => Some(&aggregate.device),
             Record::State(state) => Some(&state.device),
             Record::DeadLetter(letter) => Some(&letter.source),
-            Record::Gap(_) | Record::StreamEnd(_) => None,
+            Record::Gap(_) | Record::StreamEnd(_) | Record::Event(_) => None,
         } {
             self.key.push('/');
             self.key.push_str(subject);
@@ -167,6 +167,7 @@ pub(crate) fn event_type(record: &Record) -> &'static str {
         Record::DeadLetter(_) => "io.tidegate.dead-letter.v1",
         Record::Gap(_) => "io.tidegate.gap.v1",
         Record::StreamEnd(_) => "io.tidegate.stream-end.v1",
+        Record::Event(_) => "io.tidegate.event.v1",
     }
 }
 
@@ -250,6 +251,7 @@ impl Serialize for Document<'_> {
             Record::DeadLetter(letter) => self.dead_letter(&mut map, letter)?,
             Record::Gap(gap) => self.gap(&mut map, gap)?,
             Record::StreamEnd(end) => self.stream_end(&mut map, end)?,
+            Record::Event(event) => self.event(&mut map, event)?,
         }
         map.end()
     }
@@ -427,6 +429,14 @@ impl Document<'_> {
         self.place(map)?;
         map.serialize_entry(name!(self, "of_stream"), &*end.stream)?;
         map.serialize_entry(name!(self, "last"), &end.last)
+    }
+
+    fn event<M: SerializeMap>(&self, map: &mut M, event: &Event) -> Result<(), M::Error> {
+        map.serialize_entry(name!(self, "time"), ascii(self.time))?;
+        map.serialize_entry(name!(self, "time_quality"), quality(event.at))?;
+        self.place(map)?;
+        map.serialize_entry(name!(self, "event"), event.event.as_str())?;
+        map.serialize_entry(name!(self, "detail"), &*event.detail)
     }
 
     /// The lane, unless that can be told from the record's kind, and the rule that chose it.

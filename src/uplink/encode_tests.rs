@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::outbox::Lane;
-use crate::reading::{Batch, Mark, Measurement, MeasurementKind, Origin, Reason, Stage, TimeQuality};
+use crate::reading::{Batch, EventKind, Mark, Measurement, MeasurementKind, Origin, Reason, Stage, TimeQuality};
 
 const DOC: &str = include_str!("../../docs/records.md");
 
@@ -168,6 +168,7 @@ fn the_document_shows_what_is_written() {
         at: AT,
     };
     let end = StreamEnd { stream, last: 98_765, at: AT };
+    let event = Event::new(EventKind::ConfigReloaded, "rules changed, mqtt.hall added", AT);
     let cases = [
         ("wide", example_reading(), Layout::Wide),
         ("narrow", example_reading(), Layout::Narrow),
@@ -177,6 +178,7 @@ fn the_document_shows_what_is_written() {
         ("dead-letter", chunk(1236, Record::DeadLetter(Box::new(letter)), Vec::new()), Layout::Flat),
         ("gap", chunk(1237, Record::Gap(Box::new(gap)), Vec::new()), Layout::Wide),
         ("stream-end", chunk(1238, Record::StreamEnd(Box::new(end)), Vec::new()), Layout::Narrow),
+        ("event", chunk(1239, Record::Event(Box::new(event)), Vec::new()), Layout::Wide),
         ("aggregate", example_aggregate(), Layout::Flat),
     ];
     let mut examples = examples();
@@ -195,11 +197,14 @@ fn serde_cbor_value(bytes: &[u8]) -> serde_json::Value {
 }
 
 #[test]
-fn the_document_names_every_reason() {
+fn the_document_names_every_reason_and_every_event() {
     let list = DOC.split("<!-- reasons -->").nth(1).unwrap().split("\n\n").next().unwrap();
     let named: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
     let all: Vec<&str> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
     assert_eq!(named, all);
+    let list = DOC.split("<!-- events -->").nth(1).unwrap().split("\n\n").next().unwrap();
+    let named: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
+    assert_eq!(named, EventKind::ALL.map(EventKind::as_str));
 }
 
 #[test]

@@ -110,6 +110,11 @@ impl Flight {
         }
     }
 
+    /// Other limits from now on; what is beyond them leaves as it is reported on.
+    pub(crate) fn resize(&mut self, records_max: usize, bytes_max: usize) {
+        (self.records_max, self.bytes_max) = (records_max.clamp(1, RECORDS_MAX), bytes_max);
+    }
+
     /// Whether another record may enter.
     pub(crate) fn has_room(&self) -> bool {
         let used = self.slots.len() - self.free.len();

@@ -87,6 +87,15 @@ impl Health {
         self.link.beat();
     }
 
+    /// Connecting anew, with other settings.
+    pub(crate) fn begin_anew(&mut self, now: Instant, probe_max: Duration) {
+        self.link.connecting();
+        self.shown.clear();
+        (self.state, self.since, self.hint) = (State::Connecting, now, None);
+        (self.probe_at, self.probe_delay) = (Some(now), self.probe_min);
+        self.probe_max = probe_max.max(self.probe_min);
+    }
+
     /// Something may be wrong: ask.
     pub(crate) fn doubt(&mut self, now: Instant) {
         if self.state == State::Up {

@@ -14,6 +14,7 @@ use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 use tracing::{debug, warn};
 
+use super::Settings;
 use super::encode::{content_type, event_source};
 use super::sink::{Connect, Failure, Message, Remedy, Report, Reports, SendError, Sink};
 use crate::clock;
@@ -123,6 +124,10 @@ impl KafkaConnect {
 
 impl Connect for KafkaConnect {
     type Sink = KafkaSink;
+
+    fn change(&mut self, settings: &Settings) {
+        *self = Self::new(settings.kafka.clone(), &settings.gateway);
+    }
 
     fn connect(&mut self, generation: u32, reports: &Arc<Reports>) -> Result<KafkaSink, String> {
         self.check_files()?;

@@ -3,7 +3,7 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `drain.rs` | the loop, in which all control is; `drain/reports.rs`, `drain/send.rs` are its two directions |
+//! | `drain.rs` | the loop, in which all control is; `drain/reports.rs`, `drain/send.rs` are its two directions, `drain/change.rs` other settings |
 //! | `source.rs`, `sink.rs` | its two seams: the outbox before it, Kafka's client behind it |
 //! | `kafka.rs` | the only file that names rdkafka |
 //! | `encode.rs`, `time.rs`, `topic.rs` | what a record looks like, and where it goes |
@@ -38,36 +38,47 @@ use crate::counters::Counters;
 use crate::outbox::Outbox;
 use crate::status::Link;
 
-/// Runs the uplink of a gateway.
+/// What the uplink is configured by.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The way to Kafka.
+    pub kafka: config::Kafka,
+    /// What stands in every record.
+    pub gateway: config::Gateway,
+}
+
+/// Runs the uplink of a gateway. When `settings` change it goes on with a new producer from the oldest record that is not
+/// delivered.
 ///
 /// `stop` holds `None` while the gateway runs. Once it holds a moment, the uplink goes on with what is durable until
 /// everything is delivered, only records of parked topics are left, or that moment has passed; then it returns.
 pub async fn run(
-    settings: config::Kafka,
-    gateway: config::Gateway,
+    settings: watch::Receiver<Settings>,
     outbox: Outbox,
     link: Link,
     counters: Counters,
     stop: watch::Receiver<Option<Instant>>,
 ) {
-    let connect = kafka::KafkaConnect::new(settings.clone(), &gateway);
+    let connect = {
+        let Settings { kafka, gateway } = &*settings.borrow();
+        kafka::KafkaConnect::new(kafka.clone(), gateway)
+    };
     let source = source::OutboxSource::new(outbox);
-    drain(&settings, &gateway, source, connect, link, counters, Tuning::default(), stop).await;
+    drain(settings, source, connect, link, counters, Tuning::default(), stop).await;
 }
 
 /// [`run`] between any source and any sink.
-#[allow(clippy::too_many_arguments, reason = "each is one seam of the uplink, and there are two callers")]
 pub async fn drain<S: source::Source, C: sink::Connect>(
-    settings: &config::Kafka,
-    gateway: &config::Gateway,
+    settings: watch::Receiver<Settings>,
     source: S,
     connect: C,
     link: Link,
     counters: Counters,
-    mut tuning: Tuning,
+    tuning: Tuning,
     stop: watch::Receiver<Option<Instant>>,
 ) {
-    let topics = match topic::Topics::new(&gateway.id, &settings.topics, settings.layout, &counters) {
+    let Settings { kafka, gateway } = settings.borrow().clone();
+    let topics = match topic::Topics::new(&gateway.id, &kafka.topics, kafka.layout, &counters) {
         Ok(topics) => topics,
         // The configuration was checked when it was loaded, so this is a defect; nothing is lost by it.
         Err(reason) => {
@@ -76,16 +87,16 @@ pub async fn drain<S: source::Source, C: sink::Connect>(
             return;
         }
     };
-    tuning.probe_max = tuning.probe_max.min(settings.reconnect_max);
     let parts = drain::Parts {
         source,
         connect,
-        encoder: encode::Encoder::new(gateway, settings),
+        encoder: encode::Encoder::new(&gateway, &kafka),
         topics,
-        flight: flight::Flight::new(settings.in_flight_max, settings.in_flight_bytes_max),
+        flight: flight::Flight::new(kafka.in_flight_max, kafka.in_flight_bytes_max),
         link,
         counters,
         tuning,
+        settings,
     };
     drain::Drain::new(parts).run(stop).await;
 }

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
+use super::Settings;
+
 /// One message for Kafka.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
@@ -193,4 +195,7 @@ pub trait Connect: Send {
     /// Makes a sink that reports as `generation`. It does not wait for a connection; an error says what is wrong with
     /// the configuration or its files.
     fn connect(&mut self, generation: u32, reports: &Arc<Reports>) -> Result<Self::Sink, String>;
+
+    /// Sinks that are made from now on are of these settings.
+    fn change(&mut self, settings: &Settings);
 }

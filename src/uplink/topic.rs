@@ -182,7 +182,7 @@ impl<'a> Subject<'a> {
             Record::Aggregate(aggregate) => (&aggregate.profile, &aggregate.device),
             Record::State(state) => (&state.profile, &state.device),
             Record::DeadLetter(letter) => (letter.profile.as_deref().unwrap_or(NONE), &letter.source),
-            Record::Gap(_) | Record::StreamEnd(_) => (NONE, NONE),
+            Record::Gap(_) | Record::StreamEnd(_) | Record::Event(_) => (NONE, NONE),
         };
         Self { profile, device, kind, measurement: measurement.unwrap_or(kind) }
     }
@@ -260,7 +260,7 @@ impl Topics {
             Record::Aggregate(aggregate) => (Some(&aggregate.profile), Some(&aggregate.device)),
             Record::State(state) => (Some(&state.profile), Some(&state.device)),
             Record::DeadLetter(letter) => (letter.profile.as_ref(), Some(&letter.source)),
-            Record::Gap(_) | Record::StreamEnd(_) => (None, None),
+            Record::Gap(_) | Record::StreamEnd(_) | Record::Event(_) => (None, None),
         };
         let key: Key = (
             profile.filter(|_| route.profile).cloned(),

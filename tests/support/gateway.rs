@@ -266,6 +266,22 @@ impl Gateway {
         process.wait(limit)
     }
 
+    /// Writes another configuration and has it loaded by `tidegate reload`, which must say that it is in use.
+    #[track_caller]
+    pub(crate) fn reload_with(&self, config: &Config) -> String {
+        self.configure(config);
+        let output = self.reload();
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{}: {out}{err}\n{}", output.status, tail(&self.log()));
+        out.into_owned()
+    }
+
+    /// `tidegate reload`.
+    #[track_caller]
+    pub(crate) fn reload(&self) -> Output {
+        tidegate(&["reload", "--config", self.config_path().to_str().unwrap()])
+    }
+
     /// SIGSTOP: it does nothing more until [`Gateway::thaw`].
     #[track_caller]
     pub(crate) fn freeze(&mut self) {

@@ -56,6 +56,11 @@ impl Mosquitto {
         broker
     }
 
+    /// What it has logged.
+    pub(crate) fn logged(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
     fn log(&self) -> PathBuf {
         self.scratch.join("mosquitto.log")
     }

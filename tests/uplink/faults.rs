@@ -49,6 +49,8 @@ struct BrokenSink {
 impl Connect for Broken {
     type Sink = BrokenSink;
 
+    fn change(&mut self, _: &tidegate::uplink::Settings) {}
+
     fn connect(&mut self, generation: u32, reports: &Arc<Reports>) -> Result<BrokenSink, String> {
         {
             let mut seen = self.seen.lock().unwrap();

@@ -18,7 +18,7 @@ use tidegate::reading::{
 use tidegate::status::{LinkInfo, Links};
 use tidegate::uplink::sink::Connect;
 use tidegate::uplink::source::{Chunk, Source};
-use tidegate::uplink::{Tuning, drain};
+use tidegate::uplink::{Settings, Tuning, drain};
 use tokio::sync::{Notify, watch};
 
 #[derive(Debug)]
@@ -287,6 +287,7 @@ pub(crate) struct Uplink {
     pub(crate) memory: Memory,
     pub(crate) counters: Counters,
     links: Links,
+    pub(crate) change: watch::Sender<Settings>,
     stop: watch::Sender<Option<Instant>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -304,10 +305,11 @@ impl Uplink {
         let (links, counters) = (Links::default(), Counters::default());
         let (stop, stopped) = watch::channel(None);
         let (link, source, counted) = (links.link("kafka"), memory.clone(), counters.clone());
+        let (change, changes) = watch::channel(Settings { kafka: settings, gateway: gateway() });
         let task = tokio::spawn(async move {
-            drain(&settings, &gateway(), source, connect, link, counted, tuning, stopped).await;
+            drain(changes, source, connect, link, counted, tuning, stopped).await;
         });
-        Self { memory: memory.clone(), counters, links, stop, task }
+        Self { memory: memory.clone(), counters, links, change, stop, task }
     }
 
     pub(crate) fn link(&self) -> LinkInfo {

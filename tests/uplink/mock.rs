@@ -7,6 +7,7 @@ use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use tidegate::config::Layout;
 use tidegate::counters::Count;
 use tidegate::status::LinkState;
+use tidegate::uplink::Settings;
 use tidegate::uplink::kafka::KafkaConnect;
 
 use super::memory::{Memory, Uplink, consume, field, gateway, reading, settings, tuning};
@@ -209,10 +210,59 @@ async fn nothing_reachable_is_said_with_the_reason() {
 async fn a_certificate_that_is_not_there_is_said_and_tried_again() {
     let memory = Memory::new(10);
     let mut settings = settings("127.0.0.1:1");
-    settings.tls = Some(tidegate::config::Tls { ca: Some("/no/such/ca.pem".into()), certificate: None, key: None });
+    settings.tls = Some(tidegate::config::Tls {
+        ca: Some("/no/such/ca.pem".into()),
+        certificate: None,
+        key: None,
+        fingerprint: 0,
+    });
     let connect = KafkaConnect::new(settings.clone(), &gateway());
     let uplink = Uplink::start(&memory, settings, connect, tuning());
     uplink.until("down", |uplink| uplink.link().state == LinkState::Down).await;
     assert!(uplink.link().detail.contains("/no/such/ca.pem"), "{:?}", uplink.link());
     uplink.stop(Duration::from_millis(200)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_settings_go_on_where_the_ones_before_stopped() {
+    let (first, second, memory) = (cluster(), cluster(), Memory::new(300));
+    second.create_topic("other.zigbee2mqtt", 2, 1).unwrap();
+    let uplink = start(&first, &memory);
+    for number in 0..2_000 {
+        memory.reading(["kitchen", "attic"][number % 2], number as f64);
+    }
+    uplink.until_delivered(2_000).await;
+    // A cluster that is gone for good holds what is in flight; the next one gets it.
+    first.broker_down(1).unwrap();
+    for number in 2_000..4_000 {
+        memory.reading(["kitchen", "attic"][number % 2], number as f64);
+    }
+    uplink.until("link down", |uplink| uplink.link().state == LinkState::Down).await;
+    let mut kafka = settings(&second.bootstrap_servers());
+    uplink.change.send_replace(Settings { kafka: kafka.clone(), gateway: gateway() });
+    uplink.until_delivered(4_000).await;
+    let found = consume(&second.bootstrap_servers(), TOPIC, 2, 2_000);
+    let mut seqs: Vec<u64> = found.iter().map(|record| record.json()["seq"].as_u64().unwrap()).collect();
+    seqs.sort_unstable();
+    assert_eq!(seqs, (2_001..=4_000).collect::<Vec<u64>>());
+    assert_eq!(uplink.link().state, LinkState::Up);
+
+    // While it is sending: another topic, another layout and other labels.
+    for number in 4_000..24_000 {
+        memory.reading(["kitchen", "attic"][number % 2], number as f64);
+    }
+    uplink.until_delivered(4_100).await;
+    kafka.topics.reading = "other.{profile}".into();
+    kafka.layout = Layout::Narrow;
+    let labels = [("moved".to_owned(), "yes".to_owned())].into();
+    uplink.change.send_replace(Settings { kafka, gateway: tidegate::config::Gateway { labels, ..gateway() } });
+    uplink.until_delivered(24_000).await;
+    assert_eq!(memory.twice(), Vec::<u64>::new());
+    let (before, after) = (uplink.count(Count::Delivered, TOPIC), uplink.count(Count::Delivered, "other.zigbee2mqtt"));
+    assert_eq!(before + after, 24_000);
+    assert!(after > 0, "all was sent before the change");
+    let found = consume(&second.bootstrap_servers(), "other.zigbee2mqtt", 2, after as usize);
+    assert!(found.iter().all(|record| record.json()["labels"]["moved"] == "yes"));
+    assert!(found.iter().all(|record| record.json()["measurement"].is_string()));
+    assert_eq!(uplink.count(Count::ProducerRebuilds, ""), 2);
 }

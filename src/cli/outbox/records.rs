@@ -127,6 +127,9 @@ fn line(columns: &mut Columns, batch: &Batch, lane: Lane, record: &Record, text:
         Record::StreamEnd(end) => {
             writeln!(text, "{}  {} has ended with {}", super::time::text(end.at.wall_ms), end.stream, end.last)
         }
+        Record::Event(event) => {
+            writeln!(text, "{}  {}: {}", super::time::text(event.at.wall_ms), event.event.as_str(), event.detail)
+        }
         _ => {
             columns.record(batch, lane, record, text);
             Ok(())

@@ -6,8 +6,8 @@ use foldhash::HashMap;
 
 use super::{Body, Column, DecodeError, Letter, OTHER, Other, READING, RECORDS_MAX, Stamps};
 use crate::reading::{
-    Aggregate, Batch, DeadLetter, DeviceState, Field, Gap, Mark, Measurement, MeasurementKind, Name, Origin, Reading,
-    Reason, Record, Stage, Stamp, StreamEnd, TimeQuality, Value,
+    Aggregate, Batch, DeadLetter, DeviceState, Event, EventKind, Field, Gap, Mark, Measurement, MeasurementKind, Name,
+    Origin, Reading, Reason, Record, Stage, Stamp, StreamEnd, TimeQuality, Value,
 };
 
 /// Makes devices, profiles and measurements one `Arc` each over all chunks that are decoded.
@@ -165,6 +165,11 @@ impl Decoder {
             Other::StreamEnd { stream, last } => {
                 Record::StreamEnd(Box::new(StreamEnd { stream: self.name(stream)?, last, at: stamp }))
             }
+            Other::Event { event, detail } => Record::Event(Box::new(Event {
+                event: EventKind::from_word(&event).ok_or(DecodeError::Columns("an unknown event"))?,
+                detail: detail.into(),
+                at: stamp,
+            })),
             Other::Aggregate(window) => Record::Aggregate(Box::new(Aggregate {
                 device: self.name(window.device)?,
                 profile: self.name(window.profile)?,

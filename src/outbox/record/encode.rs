@@ -170,6 +170,9 @@ impl<'a> Encoder<'a> {
                 replaced_by: gap.replaced_by.as_ref().map(|stream| self.name(stream)),
             },
             Record::StreamEnd(end) => Other::StreamEnd { stream: self.name(&end.stream), last: end.last },
+            Record::Event(event) => {
+                Other::Event { event: event.event.as_str().to_owned(), detail: event.detail.to_string() }
+            }
             Record::Aggregate(aggregate) => Other::Aggregate(Window {
                 device: self.name(&aggregate.device),
                 profile: self.name(&aggregate.profile),

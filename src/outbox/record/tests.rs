@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::reading::{
-    Aggregate, DeadLetter, DeviceState, Field, Gap, Mark, Measurement, MeasurementKind, Name, Origin, Reading, Reason,
-    Record, Stage, Stamp, StreamEnd, TimeQuality, Value,
+    Aggregate, DeadLetter, DeviceState, Event, EventKind, Field, Gap, Mark, Measurement, MeasurementKind, Name, Origin,
+    Reading, Reason, Record, Stage, Stamp, StreamEnd, TimeQuality, Value,
 };
 
 fn measurement(name: &str, unit: Option<&str>) -> Arc<Measurement> {
@@ -32,7 +32,7 @@ fn value() -> impl Strategy<Value = Value> {
 
 fn batch() -> impl Strategy<Value = Batch> {
     let reading = (0..5_usize, stamp(), any::<i64>(), prop::collection::vec((0..4_usize, value()), 0..5));
-    let other = (0..5_u8, stamp(), any::<u64>(), prop::collection::vec(any::<u8>(), 0..50));
+    let other = (0..6_u8, stamp(), any::<u64>(), prop::collection::vec(any::<u8>(), 0..50));
     prop::collection::vec(prop_oneof![reading.prop_map(Ok), other.prop_map(Err)], 0..40).prop_map(|records| {
         let names: Vec<Name> = (0..5).map(|n| format!("device-{n}").into()).collect();
         let measurements: Vec<_> =
@@ -99,6 +99,7 @@ fn batch() -> impl Strategy<Value = Batch> {
                     last: -0.0,
                     at,
                 })),
+                Err((4, at, n, _)) => Record::Event(Box::new(Event::new(EventKind::ALL[(n % 3) as usize], "why", at))),
                 Err((_, at, last, _)) => Record::StreamEnd(Box::new(StreamEnd { stream: "r.raw".into(), last, at })),
             };
             batch.records.push(record);

@@ -114,7 +114,7 @@ impl Writer {
                     counts.len() - 1
                 });
                 counts[at].1 += 1;
-                counts[at].1 <= self.receipts_max
+                counts[at].1 <= shared.receipts_max()
             })
             .collect();
         newest.into_iter().rev().for_each(|(session, receipt)| add(session, receipt));
@@ -246,7 +246,7 @@ impl Writer {
             state.pending_lanes[lane.index()] -= count;
             self.next[lane.index()] = first + count;
             self.counts.committed[lane.index()].add(count);
-            state.memory.push(number, lane, first, batch, shared.settings.memory_tail_bytes);
+            state.memory.push(number, lane, first, batch, shared.settings().memory_tail_bytes);
         }
         if let Some(segment) = state.segments.get_mut(&number) {
             for &(lane, first, last) in skipped {
@@ -263,7 +263,7 @@ impl Writer {
             }
         }
         state.hold.committed(numbers[Lane::Raw.index()], clock::instant());
-        state.remember(std::mem::take(&mut block.receipts), self.receipts_max);
+        state.remember(std::mem::take(&mut block.receipts), shared.receipts_max());
         if let (Some(segment), Some(open)) = (state.segments.get_mut(&number), &self.segment) {
             segment.entry.bytes = open.disk_bytes();
         }

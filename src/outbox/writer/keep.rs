@@ -51,7 +51,7 @@ impl Writer {
 
     /// Notes in the manifest which segments are kept though they are delivered, and when the first of them is to go.
     pub(super) fn keep_delivered(&mut self, shared: &Shared) -> Result<(), CommitError> {
-        if shared.settings.keep_delivered.is_zero() {
+        if shared.settings().keep_delivered.is_zero() {
             return Ok(());
         }
         let mut state = shared.lock();
@@ -98,7 +98,7 @@ pub(super) fn kept_bytes(state: &State) -> u64 {
 
 /// For how long a segment of which everything is delivered is still kept; `None` where it may go.
 fn remains_ms(shared: &Shared, segment: &SegmentState, now_ms: i64) -> Option<u64> {
-    let keep_ms = u64::try_from(shared.settings.keep_delivered.as_millis()).unwrap_or(u64::MAX);
+    let keep_ms = u64::try_from(shared.settings().keep_delivered.as_millis()).unwrap_or(u64::MAX);
     if segment.entry.damaged || segment.entry.lanes == [None; 3] {
         return None;
     }

@@ -54,7 +54,7 @@ pub(super) struct Thinning {
 impl Writer {
     /// Goes down the ladder until one more segment fits.
     pub(super) fn make_room(&mut self, shared: &Arc<Shared>) -> Result<(), CommitError> {
-        let settings = &shared.settings;
+        let settings = shared.settings();
         while !has_room(shared) {
             let gives_up = settings.when_full != WhenFull::Block;
             let thins = settings.when_full == WhenFull::Thin;
@@ -80,7 +80,7 @@ impl Writer {
     /// Whether only journal keeps segments that could go otherwise. A checkpoint frees them, and that comes after the commit
     /// of what it includes.
     fn journal_holds(&self, shared: &Shared) -> bool {
-        let gives_up = shared.settings.when_full != WhenFull::Block;
+        let gives_up = shared.settings().when_full != WhenFull::Block;
         let state = shared.lock();
         let from = self.needed_from(&state).min(self.keep_from);
         let mut held = state.segments.range(from..self.keep_from).map(|(_, segment)| segment);
@@ -148,7 +148,7 @@ impl Writer {
             group.push(next);
             let held: u64 = group.iter().map(|segment| segment.entry.bytes).sum();
             let left: u64 = group.iter().map(|segment| kept(segment)).sum();
-            if left > shared.settings.segment_bytes {
+            if left > shared.settings().segment_bytes {
                 break;
             }
             if next.entry.number >= number && taken_by(left) < held {
@@ -290,7 +290,7 @@ impl Writer {
                         && before.is_free()
                         && !before.entry.damaged
                         && before.entry.run == segment.entry.run
-                        && before.entry.sizes[Lane::Raw.index()] <= shared.settings.segment_bytes / 2
+                        && before.entry.sizes[Lane::Raw.index()] <= shared.settings().segment_bytes / 2
                 };
                 group.extend(before.filter(|_| group.is_empty()).filter(little).map(Source::of));
                 group.push(Source::of(segment));
@@ -298,7 +298,7 @@ impl Writer {
             before = Some(segment);
             let ended = !fits && !group.is_empty();
             let kept: u64 = group.iter().map(|source| source.entry.sizes[0] + source.entry.sizes[1]).sum();
-            if ended || group.len() >= most || kept >= shared.settings.segment_bytes {
+            if ended || group.len() >= most || kept >= shared.settings().segment_bytes {
                 break;
             }
         }
@@ -313,8 +313,8 @@ impl Writer {
             group,
             drop: [false; 3],
             cause: "thinned",
-            thin: Some(shared.settings.ladder.thin_step),
-            kept_bytes_max: 2 * shared.settings.segment_bytes,
+            thin: Some(shared.settings().ladder.thin_step),
+            kept_bytes_max: 2 * shared.settings().segment_bytes,
             at: clock::stamp(),
         })
     }
@@ -328,12 +328,12 @@ impl Writer {
 
     /// Begins to thin on a thread of its own, if it is time to.
     fn thin_beside(&mut self, shared: &Arc<Shared>) {
-        let percent = u64::from(shared.settings.ladder.thin_at_percent);
+        let percent = u64::from(shared.settings().ladder.thin_at_percent);
         let (stored, most) = {
             let state = shared.lock();
             (
                 stored_bytes(&state) - kept_bytes(&state),
-                shared.settings.size_max.saturating_sub(beside_segments(&state, shared)),
+                shared.settings().size_max.saturating_sub(beside_segments(&state, shared)),
             )
         };
         if self.thinning.is_some() || stored < most / 100 * percent {
@@ -402,7 +402,7 @@ impl Writer {
 
     /// Whether anything can become too old.
     pub(super) fn expires(&self, shared: &Shared) -> bool {
-        shared.settings.ladder.max_age.iter().any(Option::is_some)
+        shared.settings().ladder.max_age.iter().any(Option::is_some)
     }
 
     /// Gives up what is older than wanted. Only a clock that is trusted, and was not set lately, says what that is.
@@ -425,7 +425,7 @@ impl Writer {
             return Ok(());
         }
         let expired = |entry: &Entry, lane: Lane| {
-            let age_max = shared.settings.ladder.max_age[lane.index()]?;
+            let age_max = shared.settings().ladder.max_age[lane.index()]?;
             let age = stamp.wall_ms.saturating_sub(entry.newest[lane.index()]?);
             Some(u128::try_from(age).is_ok_and(|age| age > age_max.as_millis()))
         };

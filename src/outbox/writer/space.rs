@@ -18,7 +18,7 @@ impl Writer {
 
     /// Whether there is no segment, or a full one.
     pub(super) fn must_roll(&self, shared: &Shared) -> bool {
-        let limit = shared.settings.segment_bytes;
+        let limit = shared.settings().segment_bytes;
         let full =
             |segment: &Segment| self.payload_bytes >= limit || segment.disk_bytes() >= 2 * limit.max(DISK_STEP_BYTES);
         self.segment.as_ref().is_none_or(full)
@@ -204,13 +204,13 @@ pub(super) fn stored_bytes(state: &State) -> u64 {
 pub(super) fn has_room(shared: &Shared) -> bool {
     let leaves_enough = leaves_enough(shared, one_more(shared));
     let state = shared.lock();
-    let within = stored_bytes(&state) + beside_segments(&state, shared) <= shared.settings.size_max;
+    let within = stored_bytes(&state) + beside_segments(&state, shared) <= shared.settings().size_max;
     (within && leaves_enough) || state.segments.is_empty()
 }
 
 /// What one more segment takes at most.
 fn one_more(shared: &Shared) -> u64 {
-    let limit = shared.settings.segment_bytes + shared.settings.segment_bytes / 16;
+    let limit = shared.settings().segment_bytes + shared.settings().segment_bytes / 16;
     (limit + SEGMENT_OVERHEAD_BYTES).next_multiple_of(DISK_STEP_BYTES)
 }
 
@@ -224,7 +224,7 @@ pub(super) fn beside_segments(state: &State, shared: &Shared) -> u64 {
 fn leaves_enough(shared: &Shared, more: u64) -> bool {
     let Ok(system) = rustix::fs::statvfs(&shared.directory) else { return true };
     let (free, all) = (system.f_bavail * system.f_frsize, system.f_blocks * system.f_frsize);
-    let min_free = shared.settings.ladder.min_free.unwrap_or((all / 16).min(MIN_FREE_DEFAULT));
+    let min_free = shared.settings().ladder.min_free.unwrap_or((all / 16).min(MIN_FREE_DEFAULT));
     min_free == 0 || free >= min_free + more
 }
 

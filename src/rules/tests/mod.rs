@@ -148,6 +148,13 @@ impl Bed {
         self.take();
     }
 
+    /// Goes over to other rules while it runs.
+    fn reload_with(&mut self, settings: config::Rules) {
+        self.rules.change(&settings, &self.counters);
+        self.settings = settings;
+        self.take();
+    }
+
     fn restart(&mut self) {
         self.restart_with(self.settings.clone());
     }

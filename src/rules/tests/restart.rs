@@ -107,7 +107,7 @@ fn a_changed_rule_gives_up_its_windows_and_no_others() {
         ("gone", |settings| drop(settings.windows.remove(1)), &[0, 1], 2),
     ];
     for (what, change, kept, discarded) in cases {
-        for saved in [false, true] {
+        for (saved, running) in [(false, false), (true, false), (false, true), (true, true)] {
             let mut bed = bed();
             bed.values("d", 1.0, &fields(1.0));
             bed.values("d", 2.0, &fields(2.0));
@@ -116,7 +116,12 @@ fn a_changed_rule_gives_up_its_windows_and_no_others() {
             }
             let mut changed = bed.settings.clone();
             change(&mut changed);
-            bed.restart_with(changed);
+            // A reload and a restart come to the same.
+            if running {
+                bed.reload_with(changed);
+            } else {
+                bed.restart_with(changed);
+            }
             assert_eq!(bed.count(Count::StateDiscarded, "rule_changed"), discarded, "{what}");
             // Without a checkpoint since, the next run finds the change in the journal, and counts nothing twice.
             bed.restart();
@@ -128,6 +133,37 @@ fn a_changed_rule_gives_up_its_windows_and_no_others() {
             made.retain(|made| made.contains(" 0+60 "));
             assert_eq!(made, expected, "{what}");
         }
+    }
+}
+
+#[test]
+fn rules_that_change_while_values_come_are_the_same_after_a_restart() {
+    for restart in 0..4 {
+        let mut bed = bed();
+        let plain = bed.settings.clone();
+        let mut more = plain.clone();
+        let all = window("all", 60, 10);
+        more.windows.insert(0, all);
+        let mut fewer = plain.clone();
+        fewer.windows.remove(1);
+        bed.values("d", 1.0, &fields(1.0));
+        for (at, settings) in [more, fewer, settings(&[], &[]), plain].into_iter().enumerate() {
+            bed.reload_with(settings);
+            if restart == at {
+                bed.restart();
+            }
+            bed.values("d", 2.0 + at as f64, &fields(2.0));
+            bed.values(&format!("d{at}"), 1.0, &fields(2.0));
+        }
+        bed.restart();
+        assert_eq!(bed.values("d", 6.0, &fields(3.0)), "");
+        bed.values("d", 70.0, &fields(4.0));
+        // With no rules all begins anew: the values that came since, of the device and of the one that came with them.
+        let expected = ["plain d/v 0+60 r1 n2 sum 5 2..3 2->3", "plain d/w 0+60 r1 n2 sum 0.2 0.1..0.1 0.1->0.1"];
+        assert_eq!(bed.made()[..2], expected, "{restart}");
+        assert_eq!(bed.count(Count::StateDiscarded, "damaged"), 0);
+        bed.pass(3_600);
+        assert_eq!(bed.made().iter().filter(|made| made.starts_with("plain d3/v 0+60 r1 n1 ")).count(), 1);
     }
 }
 

@@ -27,6 +27,7 @@ use super::decoder::{self, Decoder, WireError};
 use super::outage::Outage;
 use super::session::Session;
 use super::stream::{Socket, Stream, Turn};
+use super::subscriptions::FILTERS_PER_PACKET;
 use super::tls::{self, TlsError};
 use super::wire::{self, Ack, ConnAck, Packet};
 
@@ -84,6 +85,8 @@ pub(super) enum ConnectionError {
 pub(super) struct Source<S> {
     pub(super) settings: config::Mqtt,
     pub(super) client_id: String,
+    /// Subscriptions that a session of before may still have and that nobody wants any more.
+    pub(super) obsolete: Vec<String>,
     pub(super) session: Session,
     pub(super) sink: S,
     pub(super) durable: watch::Receiver<u64>,
@@ -202,6 +205,12 @@ impl<'a, S: Sink> Connection<'a, S> {
         for request in &requests {
             let (version, qos) = (source.settings.version, source.settings.qos);
             wire::subscribe(version, request.id, &request.filters, qos, &mut stream.output)?;
+        }
+        let obsolete = std::mem::take(&mut source.obsolete);
+        if ack.session_present && !obsolete.is_empty() {
+            for (filters, id) in obsolete.chunks(FILTERS_PER_PACKET).zip((0..=u16::MAX).rev()) {
+                wire::unsubscribe(source.settings.version, id, filters, &mut stream.output)?;
+            }
         }
         source.outage.connected(ack.session_present);
         if requests.is_empty() {

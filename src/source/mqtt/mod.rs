@@ -57,7 +57,7 @@ impl Sink for Intake {
     }
 }
 
-/// Subscribes to a broker and hands its messages to `intake` until `stop` says so (or is dropped); then it acknowledges
+/// Subscribes to a broker, and takes the subscriptions `obsolete` out of a session that still has them. Hands its messages to `intake` until `stop` says so (or is dropped); then it acknowledges
 /// what becomes durable within five seconds and takes leave. Errors are retried for ever and shown in `link`.
 ///
 /// The source has a thread of its own, because it sleeps between reads to let messages gather; the future only
@@ -65,6 +65,7 @@ impl Sink for Intake {
 pub async fn run(
     settings: config::Mqtt,
     client_id: String,
+    obsolete: Vec<String>,
     intake: Intake,
     link: Link,
     counters: Counters,
@@ -77,6 +78,7 @@ pub async fn run(
         outage: Outage::new(&settings.name, link.clone(), &counters),
         settings,
         client_id,
+        obsolete,
         sink: intake,
         durable,
         stop,

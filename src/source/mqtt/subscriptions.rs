@@ -7,8 +7,9 @@
 
 use std::ops::Range;
 
-/// Filters in one SUBSCRIBE: some brokers (AWS IoT Core) take no more.
-const FILTERS_PER_PACKET: usize = 8;
+/// Filters in one SUBSCRIBE or UNSUBSCRIBE: some brokers (AWS IoT Core) take no more. A SUBSCRIBE has a packet identifier from 1 on, an
+/// UNSUBSCRIBE one from the other end.
+pub(super) const FILTERS_PER_PACKET: usize = 8;
 
 /// Refused filters that are named in a text; the rest is only counted.
 const NAMED_MAX: usize = 5;

@@ -290,6 +290,24 @@ pub(super) fn subscribe(
     }
 }
 
+/// Appends an UNSUBSCRIBE to `out`.
+pub(super) fn unsubscribe(
+    version: MqttVersion,
+    id: u16,
+    filters: &[String],
+    out: &mut BytesMut,
+) -> Result<(), EncodeError> {
+    match version {
+        MqttVersion::V4 => {
+            write_v4(&v4::Packet::Unsubscribe(v4::Unsubscribe { pkid: id, topics: filters.to_vec() }), out)
+        }
+        MqttVersion::V5 => write_v5(
+            &v5::Packet::Unsubscribe(v5::Unsubscribe { pkid: id, filters: filters.to_vec(), properties: None }),
+            out,
+        ),
+    }
+}
+
 // The packets below are the same bytes in both versions: with success as their reason, MQTT 5 leaves it out.
 
 /// Appends an acknowledgement to `out`.

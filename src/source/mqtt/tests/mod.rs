@@ -161,6 +161,7 @@ impl Rig {
             outage: Outage::new(&settings.name, links.link(&settings.name), &counters),
             settings,
             client_id: client_id.to_owned(),
+            obsolete: Vec::new(),
             sink: store.clone(),
             durable: watched,
             stop: stopped,

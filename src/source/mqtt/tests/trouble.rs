@@ -229,7 +229,12 @@ fn tls_with_a_client_certificate_works_and_its_errors_name_the_file() {
     let file = |name: &str| Some(dir.join(name));
     let with = |tls| config::Mqtt { tls: Some(tls), ..settings(MqttVersion::V5, tls_port) };
 
-    let good = config::Tls { ca: file("ca.pem"), certificate: file("client.pem"), key: file("client.key") };
+    let good = config::Tls {
+        ca: file("ca.pem"),
+        certificate: file("client.pem"),
+        key: file("client.key"),
+        ..config::Tls::default()
+    };
     let rig = Rig::start(with(good.clone()), "tls", Commits::Always, &["t"]);
     rig.wait_up();
     broker.publish(&[], "t", 1, &numbers(1, 2000));
