@@ -28,8 +28,9 @@ use crate::uplink;
 /// New rules are waited for so long to be safe. A disk that refuses does not hold up the answer: a kill leaves the old ones.
 const DURABLE_MAX: Duration = Duration::from_secs(10);
 /// What the service manager is told as long as it is so.
-pub(super) const FALLBACK: &str = "the configuration is not fit to run, the one that ran last is used";
-const REFUSED: &str = "the new configuration was refused, the one before goes on";
+pub(super) const FALLBACK: &str = "the configuration is not fit to run, it runs on the one that ran last";
+/// Before the service manager's line of status, until a configuration is taken. `tidegate status` has the reasons.
+const REFUSED: &str = "the new configuration is refused, the one before goes on";
 
 /// What a reload has its hands on.
 #[derive(Debug)]
@@ -75,9 +76,8 @@ impl Parts {
             outcome.detail.lines().for_each(|line| error!("{line}"));
         }
         tell(self.pipeline.outbox(), event, &outcome.detail);
-        let remark = if outcome.applied { "" } else { REFUSED };
-        self.notifier.set_remark(remark);
-        self.notifier.reloaded(remark);
+        self.notifier.set_remark(if outcome.applied { "" } else { REFUSED });
+        self.notifier.reloaded();
         outcome
     }
 

@@ -74,9 +74,9 @@ impl Notifier {
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={}", clock::monotonic().as_micros()));
     }
 
-    /// It runs, or was refused and the old one runs on; `line` says which.
-    pub fn reloaded(&self, line: &str) {
-        self.send(&format!("READY=1\nSTATUS={}", one_line(line)));
+    /// It runs, or was refused and the old one runs on.
+    pub fn reloaded(&self) {
+        self.send("READY=1");
     }
 
     /// The gateway stops by itself or was told to, and takes `within` at most. The manager's own time for a stop may be shorter.
