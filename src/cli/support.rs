@@ -99,7 +99,7 @@ pub fn run(support: &Support) -> ExitCode {
         remove_all();
         let _ = std::fs::remove_file(partial);
     });
-    let parts = Parts { support, unit, loaded: loaded.as_ref(), glance: &glance, env: &env }.gather();
+    let parts = Parts { support, unit, loaded: loaded.as_ref(), env: &env }.gather();
     let readme = readme(&parts, support.with_payloads);
     let said = summary(&output, &parts, support.with_payloads);
     let texts = parts.into_iter().map(|part| {

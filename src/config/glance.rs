@@ -1,11 +1,11 @@
-//! What a configuration file gives away when it is only looked at, right or wrong: where its data directory is, and what in
-//! it, or behind it, may be a secret. For `tidegate support`, which is wanted most when the file is broken, and whose
+//! What a configuration file gives away when it is only looked at, right or wrong: what in it, or
+//! behind it, may be a secret. For `tidegate support`, which is wanted most when the file is broken, and whose
 //! archive must not hold a secret whatever else went wrong.
 //!
 //! [`Loaded::print`](super::Loaded::print) never writes a secret, and [`errors`](super::errors) shows none. This is the
 //! second line of defence: logs and units come from elsewhere, and people put passwords into strange places.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
@@ -22,8 +22,6 @@ const DEPTH_MAX: usize = 16;
 /// What was seen.
 #[derive(Debug, Default)]
 pub(crate) struct Glance {
-    /// `gateway.data_dir`, as it stands there.
-    pub(crate) data_dir: Option<PathBuf>,
     /// What must not be shown to anybody.
     pub(crate) secrets: Vec<String>,
 }
@@ -49,15 +47,11 @@ impl Glance {
                 behind.split(['"', '\'']).for_each(|part| look.secret(part.trim()));
             }
         }
-        let gateway = root.get_ref().iter().find(|(key, _)| key.get_ref() == "gateway");
-        let gateway = gateway.and_then(|(_, value)| value.get_ref().as_table());
-        let data_dir = gateway.and_then(|table| table.iter().find(|(key, _)| key.get_ref() == "data_dir"));
-        let data_dir = data_dir.and_then(|(_, value)| value.get_ref().as_str()).map(|dir| base.join(dir));
         let mut secrets = look.secrets;
         // The longest first, so that a part of one does not spoil the whole.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         secrets.dedup();
-        Self { data_dir, secrets }
+        Self { secrets }
     }
 
     /// `text` with what must not be shown replaced.
@@ -142,7 +136,6 @@ mod tests {
         };
         let text = r#"
             [gateway]
-            data_dir = "data"
             [mqtt.home]
             url = "mqtt://me:inline-url@${HOST}"
             password = { env = "PASSWORD" }
@@ -156,7 +149,6 @@ mod tests {
             key = "0123"
         "#;
         let glance = Glance::at(text, &dir.path().join("gateway.toml"), &env);
-        assert_eq!(glance.data_dir, Some(dir.path().join("data")));
         let mut seen: Vec<_> = glance.secrets.iter().map(String::as_str).collect();
         seen.sort_unstable();
         assert_eq!(seen, ["0123", "from-a-file", "from-env", "from-token", "inline-url", "me:inline-url", "misspelt"]);

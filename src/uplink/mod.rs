@@ -72,6 +72,7 @@ pub async fn run(
 }
 
 /// [`run`] between any source and any sink.
+#[allow(clippy::too_many_arguments, reason = "each is one seam of the uplink, and there are two callers")]
 pub async fn drain<S: source::Source, C: sink::Connect>(
     settings: watch::Receiver<Settings>,
     source: S,

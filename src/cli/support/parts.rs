@@ -10,16 +10,14 @@ use serde_json::Value as Json;
 use super::{Part, Support, archive, system};
 use crate::cli::outbox::{records, status as outbox_status};
 use crate::cli::status;
-use crate::config::{Format, Glance, Loaded, Purpose};
+use crate::config::{Format, Loaded, Purpose};
 use crate::outbox::cipher::Keys;
 use crate::outbox::edit::Filter;
 use crate::outbox::inspect::Inspection;
-use crate::setup::Setup;
+use crate::setup::{self, Setup};
 use crate::status::socket;
 use crate::uplink::lines::Exporter;
 
-/// Where the service keeps its data when no configuration says otherwise.
-const DATA_DIR: &str = "/var/lib/tidegate";
 /// A manifest of thousands of segments is smaller, in bytes.
 const MANIFEST_BYTES_MAX: u64 = 8 << 20;
 /// The oldest records that wait, up to so many bytes.
@@ -34,7 +32,6 @@ pub(super) struct Parts<'a> {
     pub(super) unit: &'a str,
     /// The configuration, if it can be read at all.
     pub(super) loaded: Option<&'a Loaded>,
-    pub(super) glance: &'a Glance,
     pub(super) env: &'a dyn Fn(&str) -> Option<String>,
 }
 
@@ -85,7 +82,7 @@ impl Parts<'_> {
     fn data_dir(&self) -> PathBuf {
         let named = self.support.data_dir.clone();
         let loaded = || self.loaded.map(|loaded| loaded.config.gateway.data_dir.clone());
-        named.or_else(loaded).or_else(|| self.glance.data_dir.clone()).unwrap_or_else(|| DATA_DIR.into())
+        named.or_else(loaded).or_else(|| setup::data_dirs(&self.support.config).into_iter().next()).unwrap_or_default()
     }
 
     /// The configuration as it is used. What came out of a variable is shown as the variable: nobody knows what it holds.
