@@ -165,8 +165,10 @@ impl Ledger {
             let (hash, packet_id) = text.split_once(':')?;
             Some((hash.parse::<u64>().ok()?, packet_id.parse::<u64>().ok()?))
         };
-        let receipts: Vec<(u64, u64)> = receipts.split(',').filter_map(pair).collect();
+        let mut receipts: Vec<(u64, u64)> = receipts.split(',').filter_map(pair).collect();
         self.check_stale(&receipts);
+        // Those of no append: a pair of them says that the broker uses identifiers again.
+        receipts.retain(|(hash, _)| *hash > 0);
         // Appends become durable in their order: whatever shows that one is, shows it of all before. What is found after
         // a start counts from then on.
         let found = self.made.iter().filter(|(_, made)| made.piece.is_some_and(|piece| piece <= at)).map(|(k, _)| *k);
@@ -198,6 +200,10 @@ impl Ledger {
     /// there: what the broker sends with that identifier would be taken for what it sent before.
     fn check_stale(&mut self, receipts: &[(u64, u64)]) {
         let newest: HashMap<u64, u64> = receipts.iter().map(|(hash, packet_id)| (*packet_id, *hash)).collect();
+        // Where one identifier is there twice, a start recognises none of them.
+        if newest.len() < receipts.len() {
+            return;
+        }
         let announced = || self.made.range(..=self.announced).rev().take(10 * RECEIPTS_MAX);
         for (packet_id, hash) in newest {
             let later = announced().find(|(k, made)| **k > hash && made.packet_id == packet_id);
