@@ -173,14 +173,16 @@ pub fn join(run: &str, wanted: impl Fn(&str) -> bool) {
 /// may take its time.
 pub fn look() {
     write(|kept| {
-        let before = kept.trust.verdict;
-        if let Err(doubt) = kept.look()
-            && before != Err(doubt)
-        {
-            warn!("{}; what arrives is marked until it is", kept.why_not(doubt));
-        }
+        kept.judge();
         kept.write_at_ms.is_some_and(|at| at <= monotonic_ms())
     });
+}
+
+/// The same without writing, for who has a sign that the clock was set and cannot wait for the second to pass.
+pub fn judge() {
+    if let Some(kept) = &mut *kept() {
+        kept.judge();
+    }
 }
 
 /// Writes the last known time a last time.
@@ -255,6 +257,16 @@ pub fn waiting_for_time(consequence: &str) -> Option<String> {
 }
 
 impl Kept {
+    /// Judges the clock anew, and says what has changed.
+    fn judge(&mut self) {
+        let before = self.trust.verdict;
+        if let Err(doubt) = self.look()
+            && before != Err(doubt)
+        {
+            warn!("{}; what arrives is marked until it is", self.why_not(doubt));
+        }
+    }
+
     /// Judges the clock anew, and takes over what follows from that.
     fn look(&mut self) -> Result<(), Doubt> {
         let (wall_ms, monotonic_ms) = (wall_ms(), monotonic_ms());

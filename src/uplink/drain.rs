@@ -308,6 +308,9 @@ impl<S: Source, C: Connect> Drain<S, C> {
             return;
         }
         self.full_until = None;
+        if self.health.waits_for_time() {
+            return;
+        }
         self.send_again(now);
         self.feed(now);
         self.show(now);
@@ -319,6 +322,8 @@ impl<S: Source, C: Connect> Drain<S, C> {
             || self.trials.is_on()
             || self.full_until.is_some()
             || self.change.due().is_some()
+            // No broker takes anything before the time is known, and then all of it is to have the right one.
+            || self.health.waits_for_time()
             // For the sake of order; but not for ever.
             || (!self.again.is_empty() && self.again_delay < self.tuning.again_max)
     }
@@ -447,7 +452,7 @@ impl<S: Source, C: Connect> Drain<S, C> {
     fn wait(&self, now: Instant, until: Option<Instant>) -> Duration {
         let tick = (self.flight.sent() > 0 || self.parking.changed || self.trials.is_on()).then(|| now + TICK);
         let connect = if self.sink.is_none() { Some(self.connect_at.unwrap_or(now)) } else { None };
-        let sends = self.sink.is_some() && !self.trials.is_on();
+        let sends = self.sink.is_some() && !self.trials.is_on() && !self.health.waits_for_time();
         let again = (sends && !self.again.is_empty()).then(|| self.again_at.unwrap_or(now));
         let probe = self.health.next_at().filter(|_| self.sink.is_some());
         let parked = self.parking.next_at().filter(|_| sends && self.health.up_since().is_some());

@@ -67,7 +67,10 @@ impl Health {
     /// A broker answered.
     pub(crate) fn reachable(&mut self, now: Instant, detail: &str, backlog: impl FnOnce() -> Backlog) {
         self.hint = None;
-        self.waits_for_time = false;
+        if std::mem::take(&mut self.waits_for_time) {
+            // Its certificate is valid now, so the clock was set: nothing is to be encoded by what was known before.
+            clock::judge();
+        }
         self.probe_at = None;
         self.probe_delay = self.probe_min;
         match self.state {
@@ -100,6 +103,7 @@ impl Health {
         self.link.connecting();
         self.shown.clear();
         (self.state, self.since, self.hint) = (State::Connecting, now, None);
+        self.waits_for_time = false;
         (self.probe_at, self.probe_delay) = (Some(now), self.probe_min);
         self.probe_max = probe_max.max(self.probe_min);
     }
