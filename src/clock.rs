@@ -6,7 +6,8 @@
 //! - `boots`: what is kept of it on disk, and the right time of what arrived before it was known.
 //!
 //! A process has one clock, so what is known of it is kept once for the process: [`begin`] sets it up, [`look`] is called
-//! once a second. Where nobody began, as in tools and tests, the clock is believed if it can be right at all.
+//! once a second. Where nobody began, as in tools and tests, the clock is believed if it can be right at all; a tool that tells of it asks
+//! [`judge`].
 
 mod boots;
 mod trust;
@@ -113,8 +114,7 @@ fn kept() -> MutexGuard<'static, Option<Kept>> {
 pub fn begin(setting: &ClockTrust, data_dir: &Path) -> Boots {
     let book = read(data_dir);
     let boot = boot_id();
-    let floor_ms = book.last_known_ms.max(PLAUSIBLE_SINCE_MS);
-    let trust = Trust::new(floor_ms, book.offset_of(&boot), monotonic_ms());
+    let trust = trust_from(&book, &boot);
     let boots = Boots::new(book);
     let mut begun = Kept {
         setting: setting.clone(),
@@ -131,6 +131,25 @@ pub fn begin(setting: &ClockTrust, data_dir: &Path) -> Boots {
     }
     *kept() = Some(begun);
     boots
+}
+
+/// Judges the clock once, as a gateway with this setting on this data directory would at its start: who vouches for it, or
+/// why it is not believed. For tools beside a gateway: nothing is written, logged or kept, and what cannot be read of
+/// earlier times is not known.
+///
+/// # Errors
+/// Why it is not believed, for a person.
+pub fn judge(setting: &ClockTrust, data_dir: Option<&Path>) -> Result<Voucher, String> {
+    let book = data_dir.and_then(|data_dir| Book::read(data_dir).ok()).unwrap_or_default();
+    let mut trust = trust_from(&book, &boot_id());
+    let (wall_ms, monotonic_ms) = (wall_ms(), monotonic_ms());
+    trust.look(wall_ms, monotonic_ms, vouch::voucher(setting, wall_ms, trust.floor_ms));
+    trust.verdict.map_err(|doubt| why_not(doubt, wall_ms, setting, trust.floor_ms, data_dir.unwrap_or(Path::new(""))))
+}
+
+/// What earlier runs found out, before a look at the clock.
+fn trust_from(book: &Book, boot: &str) -> Trust {
+    Trust::new(book.last_known_ms.max(PLAUSIBLE_SINCE_MS), book.offset_of(boot), monotonic_ms())
 }
 
 fn read(data_dir: &Path) -> Book {
@@ -321,27 +340,56 @@ impl Kept {
     }
 
     fn why_not(&self, doubt: Doubt) -> String {
-        let text = |ms| String::from_utf8_lossy(&crate::uplink::time::rfc3339(ms)).into_owned();
-        let shown = text(wall_ms());
-        match doubt {
-            Doubt::Unsynced => format!(
-                "the clock says {shown} and is not trusted yet: {}",
-                match &self.setting {
-                    ClockTrust::File(path) => format!("{} is not there", path.display()),
-                    _ => "it is not synchronised".to_owned(),
-                }
-            ),
-            Doubt::Stepped => {
-                format!("the clock was set to {shown} and is not trusted any more: it is not known to be synchronised")
+        why_not(doubt, wall_ms(), &self.setting, self.trust.floor_ms, &self.data_dir)
+    }
+}
+
+/// Why a clock that shows `wall_ms` is not believed.
+fn why_not(doubt: Doubt, wall_ms: i64, setting: &ClockTrust, floor_ms: i64, data_dir: &Path) -> String {
+    let text = |ms| String::from_utf8_lossy(&crate::uplink::time::rfc3339(ms)).into_owned();
+    let shown = text(wall_ms);
+    match doubt {
+        Doubt::Unsynced => format!(
+            "the clock says {shown} and is not trusted yet: {}",
+            match setting {
+                ClockTrust::File(path) => format!("{} is not there", path.display()),
+                _ => "it is not synchronised".to_owned(),
             }
-            Doubt::BeforeLastKnown if self.trust.floor_ms == PLAUSIBLE_SINCE_MS => {
-                format!("the clock says {shown} and is not trusted: that time has been before")
-            }
-            Doubt::BeforeLastKnown => format!(
-                "the clock says {shown} and is not trusted: it was {} already (if that was wrong, stop the gateway and remove {})",
-                text(self.trust.floor_ms),
-                self.data_dir.join(NAME).display()
-            ),
+        ),
+        Doubt::Stepped => {
+            format!("the clock was set to {shown} and is not trusted any more: it is not known to be synchronised")
         }
+        Doubt::BeforeLastKnown if floor_ms == PLAUSIBLE_SINCE_MS => {
+            format!("the clock says {shown} and is not trusted: that time has been before")
+        }
+        Doubt::BeforeLastKnown => format!(
+            "the clock says {shown} and is not trusted: it was {} already (if that was wrong, stop the gateway and remove {})",
+            text(floor_ms),
+            data_dir.join(NAME).display()
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_judges_the_clock_by_who_vouches_for_it_and_leaves_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("synchronised");
+        let setting = ClockTrust::File(file.clone());
+        let why = judge(&setting, Some(directory.path())).unwrap_err();
+        assert!(why.contains("synchronised is not there"), "{why}");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(judge(&setting, Some(directory.path())), Ok(Voucher::File));
+        assert_eq!(judge(&ClockTrust::Always, None), Ok(Voucher::Operator));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "it wrote something");
+        // What a gateway knew counts against every voucher.
+        let mut book = Book::default();
+        book.last_known_ms = wall_ms() + 3_600_000;
+        book.write(directory.path()).unwrap();
+        let why = judge(&ClockTrust::Always, Some(directory.path())).unwrap_err();
+        assert!(why.contains("already") && why.contains("remove"), "{why}");
     }
 }

@@ -71,7 +71,7 @@ pub fn run(test: &Selftest) -> ExitCode {
     disk(test, &config, &mut report);
     profiles(&mut report);
     time_zones(&mut report);
-    report.checks.push(time());
+    report.checks.push(time(test.data_dir.as_deref()));
     report.checks.push(serial());
     report.print(test.json);
     if report.passed() { ExitCode::SUCCESS } else { ExitCode::from(1) }
@@ -168,17 +168,18 @@ fn time_zones(report: &mut Report) {
     });
 }
 
-fn time() -> Check {
-    let now = clock::stamp();
-    let text = jiff::Timestamp::from_millisecond(now.wall_ms).map(|time| format!("{time:.0}")).unwrap_or_default();
-    if now.trusted {
-        Check::ok("clock", text)
-    } else {
-        Check::note(
+/// The clock as a gateway without a setting for it would judge it on this data directory.
+fn time(data_dir: Option<&Path>) -> Check {
+    match clock::judge(&config::ClockTrust::Auto, data_dir) {
+        Ok(voucher) => {
+            let now = jiff::Timestamp::from_millisecond(clock::wall_ms()).map(|time| format!("{time:.0}"));
+            Check::ok("clock", format!("{}, trusted by {}", now.unwrap_or_default(), voucher.as_str()))
+        }
+        Err(why) => Check::note(
             "clock",
-            format!("{text}: this board has not heard the time yet"),
-            "readings are marked until it has; is there a time server (`timedatectl timesync-status`), and a network?",
-        )
+            why,
+            "what arrives is marked until it is; is there a time server (`timedatectl timesync-status`), and a network?",
+        ),
     }
 }
 

@@ -19,6 +19,7 @@ use super::Lane;
 use super::cipher::Keys;
 use super::inspect::{InspectError, Inspection};
 use super::manifest::Manifest;
+use super::owner;
 use super::recovery::{self, OpenError};
 use super::segment::SegmentError;
 use crate::reading::Record;
@@ -89,11 +90,12 @@ pub(crate) struct Edit {
 }
 
 impl Edit {
-    /// Takes the data directory, unless a gateway has it.
+    /// Takes the data directory, unless a gateway has it, or what is written there would lock out the user whose it is.
     pub(crate) fn open(data_dir: &Path, keys: &Keys, work_dir: Option<&Path>) -> Result<Self, EditError> {
         if !data_dir.join("outbox").is_dir() {
             return Err(InspectError::NoOutbox { path: data_dir.to_owned() }.into());
         }
+        owner::check(data_dir).map_err(InspectError::Open)?;
         let lock = match recovery::lock(data_dir) {
             Ok(lock) => lock,
             Err(OpenError::InUse { path, process }) => return Err(EditError::Running { path, process }),

@@ -12,6 +12,7 @@
 //! - [`recovery`]: what was left by the run before. [`writer`]: the thread that commits, rolls, releases and evicts.
 //! - [`rebuild`]: a manifest from the segments. [`settled`]: what counts as delivered by an operator's order.
 //! - [`inspect`]: the same directory for a person, read only. [`edit`]: what a person may change in it.
+//! - [`owner`]: whose the data directory is, so that root locks no service out of it.
 //! - [`reader`]: what waits, in order, for the uplink. [`progress`]: what of it is delivered.
 //!
 //! Invariants:
@@ -30,6 +31,7 @@ pub(crate) mod inspect;
 pub(crate) mod manifest;
 mod memory;
 mod on_disk;
+mod owner;
 mod pending;
 mod progress;
 mod reader;

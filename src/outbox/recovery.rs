@@ -27,7 +27,7 @@ use super::segment_state::{SegmentState, stream_name};
 use super::settled::Settled;
 use super::state::{Shared, State, missing_in};
 use super::writer::Writer;
-use super::{Lane, Left, Options};
+use super::{Lane, Left, Options, owner};
 use crate::config;
 use crate::counters::{Count, Counters};
 use crate::reading::{Name, Receipt, Record};
@@ -57,6 +57,17 @@ pub enum OpenError {
         path: PathBuf,
         /// Its process id, as far as it is known.
         process: String,
+    },
+    /// What root would write there, the user whom it belongs to could not open.
+    #[error(
+        "{path} belongs to the user {user}: files written there by root would lock the service out; run it as that user, \
+         `sudo -u {user} tidegate ...` (or, if no service uses it, make root its owner); nothing was changed"
+    )]
+    Owner {
+        /// The data directory.
+        path: PathBuf,
+        /// Whose it is: a name, or `'#NUMBER'`, as sudo takes it.
+        user: String,
     },
     /// The manifest cannot be used.
     #[error("{0}")]
@@ -135,6 +146,8 @@ pub(crate) fn open(
     options: &Options,
     counters: &Counters,
 ) -> Result<(Shared, Writer, Left), OpenError> {
+    // Before anything is made.
+    owner::check(&options.data_dir)?;
     let directory = options.data_dir.join("outbox");
     make_durable_directory(&directory).map_err(|source| OpenError::Directory { path: directory.clone(), source })?;
     let lock = lock(&options.data_dir)?;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod keys;
+mod owner;
 mod rig;
 mod writing;
 

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use super::{Part, Support, archive, system};
 use crate::cli::outbox::{records, status as outbox_status};
 use crate::cli::status;
-use crate::config::{Format, Loaded, Purpose};
+use crate::config::{ClockTrust, Format, Loaded, Purpose};
 use crate::outbox::cipher::Keys;
 use crate::outbox::edit::Filter;
 use crate::outbox::inspect::Inspection;
@@ -38,6 +38,7 @@ pub(super) struct Parts<'a> {
 impl Parts<'_> {
     pub(super) fn gather(&self) -> Vec<Part> {
         let data_dir = self.data_dir();
+        let trust = self.loaded.map_or(ClockTrust::Auto, |loaded| loaded.config.gateway.clock.clone());
         let (status_text, status_json) = running(&data_dir);
         let mut inspection = self.inspect(&data_dir);
         let (outbox_text, outbox_json) = match &inspection {
@@ -52,7 +53,7 @@ impl Parts<'_> {
             part(
                 "machine.txt",
                 "version, board, system, clock, disk, serial ports",
-                Ok(system::machine(Some(&data_dir))),
+                Ok(system::machine(Some(&data_dir), &trust)),
             ),
             part("config.toml", "the configuration as it is used, without its secrets", self.config()),
             part("check.txt", "what `tidegate check` says of it", Ok(self.check())),

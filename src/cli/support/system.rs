@@ -10,14 +10,15 @@ use std::time::Duration;
 use crate::cli::board;
 use crate::cli::status::{duration, size};
 use crate::clock;
+use crate::config::ClockTrust;
 
 /// The newest lines of the log.
 const LOG_LINES: &str = "2000";
 const OUTPUT_BYTES_MAX: u64 = 8 << 20;
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
-/// The machine, and the disk that holds `data_dir`.
-pub(super) fn machine(data_dir: Option<&Path>) -> String {
+/// The machine, its clock as a gateway with that setting judges it, and the disk that holds `data_dir`.
+pub(super) fn machine(data_dir: Option<&Path>, trust: &ClockTrust) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: Option<String>| {
         // Writing to a string cannot fail.
@@ -33,11 +34,13 @@ pub(super) fn machine(data_dir: Option<&Path>) -> String {
     line("system", board::distribution());
     line("kernel", Some(board::kernel()));
     line("up", Some(duration(clock::since_boot().as_secs())));
-    let now = clock::stamp();
-    let time = jiff::Timestamp::from_millisecond(now.wall_ms).map(|time| time.to_string()).unwrap_or_default();
+    let now = jiff::Timestamp::from_millisecond(clock::wall_ms()).map(|time| time.to_string()).unwrap_or_default();
     line(
         "clock",
-        Some(format!("{time}, {}", if now.trusted { "trusted" } else { "NOT TRUSTED: the time is not known yet" })),
+        Some(match clock::judge(trust, data_dir) {
+            Ok(voucher) => format!("{now}, trusted by {}", voucher.as_str()),
+            Err(why) => format!("{now}, NOT TRUSTED: {why}; what arrives is marked until it is"),
+        }),
     );
     line(
         "time server",
