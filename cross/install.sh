@@ -8,6 +8,7 @@
 # Like the package it starts nothing by itself and overwrites no configuration; a gateway that runs is restarted with the new
 # version. DESTDIR=/somewhere puts the files below that directory, and makes no user.
 set -eu
+umask 022
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=${DESTDIR:-}
@@ -24,12 +25,13 @@ put() {
 
 make_user() {
     [ -z "$root" ] || return 0
-    if command -v systemd-sysusers >/dev/null; then
-        systemd-sysusers /usr/lib/sysusers.d/tidegate.conf && return 0
+    if ! command -v systemd-sysusers >/dev/null || ! systemd-sysusers /usr/lib/sysusers.d/tidegate.conf; then
+        getent group tidegate >/dev/null || groupadd --system tidegate
+        getent passwd tidegate >/dev/null ||
+            useradd --system --gid tidegate --home-dir /var/lib/tidegate --no-create-home --shell /usr/sbin/nologin tidegate
+        # The unit names it, whether ports belong to it or not.
+        getent group dialout >/dev/null || groupadd --system dialout
     fi
-    getent group tidegate >/dev/null || groupadd --system tidegate
-    getent passwd tidegate >/dev/null ||
-        useradd --system --gid tidegate --home-dir /var/lib/tidegate --no-create-home --shell /usr/sbin/nologin tidegate
     # Serial ports belong to dialout on Debian and its relatives, to uucp on others.
     for group in dialout uucp; do
         ! getent group $group >/dev/null || usermod --append --groups $group tidegate
@@ -47,9 +49,12 @@ install_all() {
     put 644 "$here/completions/tidegate.bash" /usr/share/bash-completion/completions/tidegate
     put 644 "$here/completions/_tidegate" /usr/share/zsh/site-functions/_tidegate
     put 644 "$here/completions/tidegate.fish" /usr/share/fish/vendor_completions.d/tidegate.fish
-    for file in "$here"/doc/*; do [ -d "$file" ] || put 644 "$file" "/usr/share/doc/tidegate/${file##*/}"; done
-    rm -rf "$root/usr/share/doc/tidegate/firmware-profiles"
-    cp -r "$here/doc/firmware-profiles" "$root/usr/share/doc/tidegate/"
+    # Whole, so that nothing of an earlier version is left between.
+    rm -rf "$root/usr/share/doc/tidegate"
+    mkdir -p "$root/usr/share/doc"
+    cp -r "$here/doc" "$root/usr/share/doc/tidegate"
+    # Whatever they were unpacked with.
+    chmod -R u=rwX,go=rX "$root/usr/share/doc/tidegate"
     make_user
     [ -e "$root/etc/tidegate" ] || mkdir -p -m 750 "$root/etc/tidegate"
     [ -e "$root/var/lib/tidegate" ] || [ -L "$root/var/lib/tidegate" ] || mkdir -p -m 700 "$root/var/lib/tidegate"
@@ -60,7 +65,8 @@ install_all() {
     fi
     if with_systemd; then
         systemctl daemon-reload
-        systemctl try-restart tidegate.service 'tidegate@*.service' || true
+        # Not waited for: to get ready may take minutes.
+        systemctl --no-block try-restart tidegate.service 'tidegate@*.service' || true
     fi
     say "installed $("$root/usr/bin/tidegate" --version 2>/dev/null || echo tidegate)"
     [ -e "$root/etc/tidegate/gateway.toml" ] ||
@@ -70,8 +76,8 @@ install_all() {
 uninstall() {
     if with_systemd; then
         systemctl stop tidegate.service 'tidegate@*.service' || true
-        systemctl disable tidegate.service 2>/dev/null || true
     fi
+    rm -f "$root"/etc/systemd/system/*.wants/tidegate.service "$root"/etc/systemd/system/*.wants/tidegate@*.service
     rm -f "$root/usr/bin/tidegate" "$root/usr/lib/sysusers.d/tidegate.conf"
     rm -f "$root/usr/share/bash-completion/completions/tidegate" "$root/usr/share/zsh/site-functions/_tidegate"
     rm -f "$root/usr/share/fish/vendor_completions.d/tidegate.fish"
@@ -82,14 +88,30 @@ uninstall() {
     say "removed; /etc/tidegate and /var/lib/tidegate are still there"
 }
 
+# delete DIRECTORY. A disk that is mounted there, or on a directory below, stays mounted, and is empty.
+delete() {
+    errors=$(rm -rf "$1" 2>&1) && return 0
+    [ -n "$(find "$1" ! -type d | head -n 1)" ] || return 0
+    printf 'install.sh: not all of %s could be deleted:\n%s\n' "$1" "$errors" >&2
+    return 1
+}
+
+purge() {
+    left=0
+    for directory in /etc/tidegate /var/lib/tidegate /var/lib/private/tidegate; do
+        delete "$root$directory" || left=1
+    done
+    [ $left -eq 0 ] || exit 1
+    say "and now they are not; the user tidegate stays"
+}
+
 [ -n "$root" ] || [ "$(id -u)" -eq 0 ] || give_up "needs root: sudo ./install.sh ${1:-}"
 case ${1:-install} in
     install) install_all ;;
     uninstall) uninstall ;;
     purge)
         uninstall
-        rm -rf "$root/etc/tidegate" "$root/var/lib/tidegate" "$root/var/lib/private/tidegate"
-        say "and now they are not; the user tidegate stays"
+        purge
         ;;
     *) give_up "unknown '$1'; expected install, uninstall or purge" ;;
 esac

@@ -2,6 +2,9 @@
 # All of it is fetched once, by the ordinary clients of PyPI, rustup and Debian, into one directory that may be deleted.
 # shellcheck shell=bash
 
+# shellcheck source=cross/mirror.sh
+. "$(dirname "${BASH_SOURCE[0]}")/mirror.sh"
+
 cache=${TIDEGATE_CROSS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tidegate-cross}
 
 say() { printf '%s\n' "${0#./}: $*" >&2; }
@@ -48,15 +51,19 @@ fetch_std() {
     build_std=''
     if [ -n "${RUSTC:-}" ]; then
         has_std "$RUSTC" || give_up "$RUSTC, which RUSTC names, has no standard library for $target"
+        say "the standard library for $target is that of $RUSTC, which RUSTC names"
         return 0
     fi
-    has_std rustc && return 0
+    has_std rustc && { say "the standard library for $target is installed: $(rustc --print sysroot)"; return 0; }
     if command -v rustup >/dev/null; then
         say "fetching the standard library for $target by rustup"
-        timeout 300 rustup target add "$target" >"$cache/rustup.log" 2>&1 && has_std rustc && return 0
-        say "rustup has none ($(grep -m 1 -E 'error|Caused|not' "$cache/rustup.log" || echo 'no answer'))"
+        # It is 30 MB, and a place that does not answer is asked again and again.
+        timeout 60 rustup target add "$target" >"$cache/rustup.log" 2>&1 && has_std rustc &&
+            { say "the standard library for $target is rustup's"; return 0; }
+        say "rustup has none ($(grep -m 1 -E 'error|Caused|not' "$cache/rustup.log" || echo 'no answer within a minute'))"
     fi
     fetch_debian_rust
+    say "the standard library for $target is built from Debian's sources, with Debian's compiler"
 }
 
 has_std() { compgen -G "$("$1" --print target-libdir --target "$target" 2>/dev/null)/libstd-*.rlib" >/dev/null; }
@@ -139,13 +146,19 @@ fetch_sysroot() {
     [ ! -e "$root/complete-$package" ] || return 0
     say "fetching Debian 11's $package"
     mkdir -p "$root"/apt/{state/lists/partial,cache/archives/partial} || exit 1
-    local keys=/usr/share/keyrings/debian-archive-keyring.gpg
-    echo "deb [signed-by=$keys] http://deb.debian.org/debian bullseye main" >"$root/apt/sources.list"
+    local keys=/usr/share/keyrings/debian-archive-keyring.gpg mirror
     printf '%s\n' "Dir::Etc::sourcelist \"$root/apt/sources.list\";" 'Dir::Etc::sourceparts "-";' \
         "Dir::State \"$root/apt/state\";" "Dir::Cache \"$root/apt/cache\";" >"$root/apt/apt.conf"
-    (
-        export APT_CONFIG=$root/apt/apt.conf
-        cd "$root/apt" && apt-get -q update && apt-get -q download "$package"
-    ) >"$root/apt.log" 2>&1 || { cat "$root/apt.log" >&2; give_up "apt could not fetch Debian 11's $package"; }
-    dpkg-deb -x "$root"/apt/"$package"_*.deb "$root" && rm -rf "$root/apt" && touch "$root/complete-$package"
+    : >"$root/apt.log"
+    for mirror in $(mirrors bullseye); do
+        echo "deb [signed-by=$keys] $mirror bullseye main" >"$root/apt/sources.list"
+        (
+            export APT_CONFIG=$root/apt/apt.conf
+            cd "$root/apt" && apt-get -q update && apt-get -q download "$package"
+        ) >>"$root/apt.log" 2>&1 || continue
+        dpkg-deb -x "$root"/apt/"$package"_*.deb "$root" && rm -rf "$root/apt" && touch "$root/complete-$package"
+        return
+    done
+    cat "$root/apt.log" >&2
+    give_up "apt could not fetch Debian 11's $package; DEBIAN_MIRROR may name a place that has it"
 }
