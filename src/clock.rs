@@ -198,7 +198,7 @@ pub fn look() {
 }
 
 /// The same without writing, for who has a sign that the clock was set and cannot wait for the second to pass.
-pub fn judge() {
+pub fn glance() {
     if let Some(kept) = &mut *kept() {
         kept.judge();
     }

@@ -69,7 +69,7 @@ impl Health {
         self.hint = None;
         if std::mem::take(&mut self.waits_for_time) {
             // Its certificate is valid now, so the clock was set: nothing is to be encoded by what was known before.
-            clock::judge();
+            clock::glance();
         }
         self.probe_at = None;
         self.probe_delay = self.probe_min;
