@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::counters::{Count, Counter, Counters};
 use crate::decode::{Decoder, Outcome, Rejection};
+use crate::outbox::KnownReceipts;
 use crate::pipeline::Pipeline;
 use crate::print::Printer;
 use crate::reading::{Batch, DeadLetter, Frame, Frames, Name, Receipt, Record, Stamp};
@@ -147,12 +148,12 @@ impl Intake {
         }
     }
 
-    /// Receipts of this source's session which earlier runs had stored.
+    /// Receipts of this source's session: of earlier runs, and of a source before it.
     #[must_use]
-    pub fn known_receipts(&self) -> Vec<Receipt> {
+    pub fn known_receipts(&self) -> KnownReceipts {
         match (&self.sink, &self.session) {
             (Sink::Pipeline(pipeline), Some(session)) => pipeline.outbox().known_receipts(session),
-            _ => Vec::new(),
+            _ => KnownReceipts::default(),
         }
     }
 }

@@ -72,6 +72,10 @@ impl Pipeline {
     pub fn tick(&self, now: Stamp) {
         let stage = self.stage();
         if !stage.has_rules {
+            // What was journalled while there were rules keeps its segments until a checkpoint follows it.
+            if stage.begun {
+                self.keep(&mut lock(&stage.state), false);
+            }
             return;
         }
         let mut state = lock(&stage.state);
@@ -84,7 +88,7 @@ impl Pipeline {
     /// Keeps the state for the next start, which then has no journal to read. Sources must have stopped.
     pub fn finish(&self) {
         let stage = self.stage();
-        if stage.has_rules {
+        if stage.begun {
             self.keep(&mut lock(&stage.state), true);
         }
     }

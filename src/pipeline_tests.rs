@@ -308,3 +308,48 @@ fn alarms_and_the_state_that_they_come_from_are_one_commit() {
     assert!(windows > 5);
     assert_eq!(lanes[1], 0, "no aggregate is anything but an alarm");
 }
+
+#[test]
+fn after_a_change_to_no_rules_segments_with_journal_go_once_delivered() {
+    let bed = Bed::new();
+    let (pipeline, closer) = bed.open();
+    for second in 0..20 {
+        store(&pipeline, second);
+        assert!(store_bulk(&pipeline));
+    }
+    pipeline.change(&config::Rules { windows: Vec::new(), ..bed.rules.clone() }, &Counters::default());
+    let mut reader = pipeline.outbox().reader();
+    // As long as it runs: each segment that begins asks for a checkpoint, which only the tick can give.
+    let segments = || {
+        std::fs::read_dir(bed.directory.path().join("outbox"))
+            .unwrap()
+            .flatten()
+            .filter(|entry| entry.path().is_dir())
+            .count()
+    };
+    let mut most = 0;
+    for _ in 0..4 {
+        for _ in 0..80 {
+            assert!(store_bulk(&pipeline));
+        }
+        most = most.max(segments());
+        pipeline.tick(NOW);
+        deliver(&pipeline, &mut reader);
+    }
+    assert!(most > 4, "{most} segments: too few to show anything");
+    for _ in 0..100 {
+        pipeline.tick(NOW);
+        if segments() <= 2 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(segments() <= 2, "{} of {most} segments stayed", segments());
+    pipeline.finish();
+    drop((pipeline, reader));
+    closer.close().unwrap();
+    let (outbox, closer, left) = bed.outbox();
+    assert!(left.journal.is_empty(), "nothing is left to be read by the next start");
+    drop(outbox);
+    closer.close().unwrap();
+}

@@ -117,9 +117,22 @@ impl Hold {
         self.behind
     }
 
-    /// How long records wait from now on.
-    pub(crate) fn change(&mut self, settings: &config::Outbox) {
+    /// How long records wait from now on, and how many receipts of each session a start takes notice of.
+    pub(crate) fn change(&mut self, settings: &config::Outbox, kept_max: usize) {
         self.hold = settings.hold;
+        if kept_max > self.kept_max {
+            self.kept_max = kept_max;
+            // Those beyond the former number are not known here, and a start would take notice of them.
+            self.void_all();
+        }
+    }
+
+    fn void_all(&mut self) {
+        for (session, on_disk) in &self.on_disk {
+            if !self.void.iter().any(|voided| voided.is_of(session)) {
+                self.void.extend(on_disk.void(session));
+            }
+        }
     }
 
     fn stored(&mut self, session: &Name, receipt: Receipt) {
@@ -377,7 +390,7 @@ impl State {
             self.pending_records -= count as u64;
             self.pending_lanes[Lane::Raw.index()] -= count as u64;
             self.hold.released(&block.receipts);
-            self.remember(block.receipts, receipts_max);
+            self.receipts.settle(block.receipts, receipts_max, block.number);
             released.records += count as u64;
             released.number = Some(block.number);
         }

@@ -36,6 +36,7 @@ mod pending;
 mod progress;
 mod reader;
 mod rebuild;
+mod receipts;
 pub(crate) mod record;
 mod recovery;
 mod rewrite;
@@ -58,6 +59,7 @@ use tokio::sync::watch;
 pub(crate) use self::manifest::replace;
 pub use self::pending::Append;
 pub use self::reader::{ReadError, Reader};
+pub use self::receipts::KnownReceipts;
 pub(crate) use self::record::from_cbor;
 pub use self::record::to_cbor;
 pub use self::recovery::OpenError;
@@ -282,10 +284,10 @@ impl Outbox {
         self.shared.hurry();
     }
 
-    /// Receipts of that session which earlier runs had stored and whose acknowledgement the broker may not have seen.
+    /// Receipts of that session whose acknowledgement the broker may not have seen: of earlier runs, and of this one.
     #[must_use]
-    pub fn known_receipts(&self, session: &str) -> Vec<Receipt> {
-        self.shared.known_receipts(session)
+    pub fn known_receipts(&self, session: &str) -> KnownReceipts {
+        self.shared.lock().receipts.known(session)
     }
 
     /// The one reader, for the uplink.

@@ -55,6 +55,11 @@ impl OnDisk {
         let stale = self.repeated == 0 && (again.is_some() || self.released + more > RELEASED_MAX);
         stale.then(|| Voided { session: Arc::clone(session), again })
     }
+
+    /// The same, whatever message comes next.
+    pub(crate) fn void(&self, session: &Name) -> Option<Voided> {
+        (self.repeated == 0).then(|| Voided { session: Arc::clone(session), again: None })
+    }
 }
 
 /// A session whose stored receipts are to be made void.

@@ -21,6 +21,7 @@ use super::hold::{self, Hold};
 use super::manifest::{Declared, Entry, Manifest, ManifestError, Moved, Range, Witness};
 use super::reader::whole;
 use super::rebuild::{Load, rebuild};
+use super::receipts::Receipts;
 use super::record::{self, Names};
 use super::segment::{self, Contents, SegmentError, sync_directory};
 use super::segment_state::{SegmentState, stream_name};
@@ -208,9 +209,10 @@ pub(crate) fn open(
         }
         (name, receipts)
     });
-    let mut state = State::new(segments, receipts.collect());
+    let mut state = State::new(segments, Receipts::new(receipts.collect()));
     state.cursor_changed = false;
-    let stored = state.receipts.iter().map(|(session, receipts)| (session, receipts.iter().copied().collect()));
+    let stored =
+        state.receipts.durable().iter().map(|(session, receipts)| (session, receipts.iter().copied().collect()));
     state.hold = Hold::new(settings, stored, options.receipts_max);
     state.left_from = left_from;
     let keep_from = found.newest.unwrap_or(0);

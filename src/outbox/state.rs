@@ -2,7 +2,7 @@
 //!
 //! Invariant: the lock is never held over I/O or over encoding. Numbers are given out in the order of the blocks.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -15,6 +15,7 @@ use super::hold::{self, Hold, OF_THIS_RUN, Released};
 use super::manifest::Range;
 use super::memory::MemoryTail;
 use super::pending::{Append, BLOCK_BYTES, Block, encoded_bytes};
+use super::receipts::Receipts;
 use super::segment::{Key, SharedSegment};
 use super::segment_state::{NUMBER_MASK, SegmentState, place};
 use super::{Backlog, Lane, checkpoint};
@@ -22,7 +23,7 @@ use crate::beats::Beat;
 use crate::clock;
 use crate::config;
 use crate::counters::{Count, Counter, Counters};
-use crate::reading::{Name, Receipt};
+use crate::reading::Name;
 
 /// An alarm's commit starts at once, but not sooner than this after the last one with alarms: very many of them are not to
 /// cost a commit each.
@@ -78,7 +79,7 @@ pub(crate) struct State {
     pub(crate) thinned: bool,
     /// Something was delivered since the cursor was last stored.
     pub(crate) cursor_changed: bool,
-    pub(crate) receipts: HashMap<Name, VecDeque<Receipt>>,
+    pub(crate) receipts: Receipts,
     /// The rules' state as it was after that append, to be kept once the append is durable.
     pub(crate) checkpoint: Option<(u64, Vec<u8>)>,
     /// Bytes of the checkpoint on disk.
@@ -92,7 +93,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(segments: BTreeMap<u64, SegmentState>, receipts: HashMap<Name, VecDeque<Receipt>>) -> Self {
+    pub(crate) fn new(segments: BTreeMap<u64, SegmentState>, receipts: Receipts) -> Self {
         let release = segments.values().any(|segment| segment.missing() == 0);
         Self {
             blocks: VecDeque::new(),
@@ -142,21 +143,6 @@ impl State {
         self.blocks.is_empty()
     }
 
-    /// Remembers receipts of messages that are safe.
-    pub(crate) fn remember(&mut self, receipts: Vec<(Name, Receipt)>, receipts_max: usize) {
-        for (session, receipt) in receipts {
-            let known: &mut VecDeque<Receipt> = self.receipts.entry(session).or_default();
-            if receipt == Receipt::SESSION_LOST {
-                known.clear();
-                continue;
-            }
-            known.push_back(receipt);
-            while known.len() > receipts_max {
-                known.pop_front();
-            }
-        }
-    }
-
     fn append(&mut self, append: Append<'_>) -> u64 {
         let Append { alarms, raw, aggregates, session, receipts, journal } = append;
         let urgent = alarms.as_ref().is_some_and(|batch| !batch.is_empty());
@@ -176,6 +162,9 @@ impl State {
         });
         let must = !raw_only || !journal.is_empty();
         self.appended += 1;
+        if let Some(session) = session {
+            self.receipts.append(session, receipts, self.appended);
+        }
         self.pending_bytes += bytes;
         let now = Some(clock::instant());
         if self.blocks.back().is_none_or(|block| block.first.is_some() || block.bytes + bytes > BLOCK_BYTES) {
@@ -287,7 +276,7 @@ impl Shared {
         // Sources that stop are still to find theirs: never fewer.
         self.receipts_max.fetch_max(receipts_max, Ordering::Relaxed);
         let mut state = self.lock();
-        state.hold.change(&settings);
+        state.hold.change(&settings, self.receipts_max());
         // A smaller bound is kept to from the next commit on, and what may go by it goes now.
         state.release = true;
         *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
@@ -402,10 +391,6 @@ impl Shared {
     pub(crate) fn unlock(&self) {
         self.lock().tail = None;
         self.data_dir_lock.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    pub(crate) fn known_receipts(&self, session: &str) -> Vec<Receipt> {
-        self.lock().receipts.get(session).map(|receipts| receipts.iter().copied().collect()).unwrap_or_default()
     }
 
     pub(crate) fn delivered(&self, number: u64, lane: Lane, seqs: &[u64]) {

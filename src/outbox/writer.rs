@@ -343,7 +343,7 @@ impl Writer {
         {
             let mut state = shared.lock();
             let is_void = |session: &Name| sessions.iter().any(|voided| voided.is_of(session));
-            state.receipts.retain(|session, _| !is_void(session));
+            state.receipts.forget(is_void);
             // Those of released messages go the same way: they would only make a later list incomplete.
             state.hold.unstored.retain(|(session, _)| !is_void(session));
         }

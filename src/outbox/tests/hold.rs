@@ -294,7 +294,7 @@ async fn stored_receipts_are_void_before_a_message_with_their_identifier_is_ackn
     let again = Receipt { packet_id: 2, hash: 0 };
     for (packet_id, known) in [(3, vec![receipt(1), receipt(2)]), (2, vec![again; 2])] {
         let (outbox, closer) = rig.open();
-        assert_eq!(outbox.known_receipts("s").len(), 2);
+        assert_eq!(known_to(&outbox, "s").len(), 2);
         let mut reader = outbox.reader();
         let (.., all) = drain(&mut reader).await;
         deliver(&outbox, &all);
@@ -307,7 +307,7 @@ async fn stored_receipts_are_void_before_a_message_with_their_identifier_is_ackn
         assert_eq!(taken.len(), 1);
         crash(&mut rig, outbox, closer);
         let (outbox, closer) = rig.open();
-        assert_eq!(outbox.known_receipts("s"), known, "after identifier {packet_id} came");
+        assert_eq!(known_to(&outbox, "s"), known, "after identifier {packet_id} came");
         crash(&mut rig, outbox, closer);
     }
     // Nor are those trusted that are stored from then on, and nothing is to be made void for them any more.
@@ -328,7 +328,7 @@ async fn stored_receipts_are_void_before_a_message_with_their_identifier_is_ackn
     assert_eq!((rig.count(Count::Commits, ""), rig.count(Count::Unwritten, "")), (commits, 3));
     crash(&mut rig, outbox, closer);
     let (outbox, closer) = rig.open();
-    assert_eq!(outbox.known_receipts("s"), [again, again, receipt(1)]);
+    assert_eq!(known_to(&outbox, "s"), [again, again, receipt(1)]);
     closer.close().unwrap();
 }
 
@@ -404,7 +404,7 @@ async fn receipts_of_released_messages_go_with_the_next_commit() {
     durable(&outbox, number).await;
     crash(&mut rig, outbox, closer);
     let (outbox, closer) = rig.open();
-    assert_eq!(outbox.known_receipts("s"), (1..=11).map(receipt).collect::<Vec<_>>());
+    assert_eq!(known_to(&outbox, "s"), (1..=11).map(receipt).collect::<Vec<_>>());
     closer.close().unwrap();
 }
 

@@ -77,7 +77,7 @@ async fn receipts_survive_a_run_without_records() {
     crash(&mut rig, outbox, closer);
     for _ in 0..2 {
         let (outbox, closer) = rig.open();
-        assert_eq!(outbox.known_receipts("s"), receipts);
+        assert_eq!(known_to(&outbox, "s"), receipts);
         closer.close().unwrap();
     }
 }

@@ -96,7 +96,7 @@ impl Writer {
         };
         let state = shared.lock();
         if all {
-            for (session, receipts) in &state.receipts {
+            for (session, receipts) in state.receipts.durable() {
                 receipts.iter().for_each(|receipt| add(session, receipt));
             }
         }
@@ -265,7 +265,7 @@ impl Writer {
         if chunks.iter().any(|(lane, _)| *lane == Lane::Raw) {
             state.hold.committed(numbers[Lane::Raw.index()], clock::instant());
         }
-        state.remember(std::mem::take(&mut block.receipts), shared.receipts_max());
+        state.receipts.settle(std::mem::take(&mut block.receipts), shared.receipts_max(), block.number);
         if let (Some(segment), Some(open)) = (state.segments.get_mut(&number), &self.segment) {
             segment.entry.bytes = open.disk_bytes();
         }

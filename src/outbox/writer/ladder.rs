@@ -56,6 +56,8 @@ impl Writer {
     pub(super) fn make_room(&mut self, shared: &Arc<Shared>) -> Result<(), CommitError> {
         let settings = shared.settings();
         while !has_room(shared) {
+            // A bound that became much smaller is many segments to give up, and each is some syncs.
+            shared.beat.beat();
             let gives_up = settings.when_full != WhenFull::Block;
             let thins = settings.when_full == WhenFull::Thin;
             let done = self.release(shared)? > 0
@@ -99,6 +101,7 @@ impl Writer {
                 waits.map(|(number, _)| *number).collect()
             };
             for number in candidates {
+                shared.beat.beat();
                 let group = self.group_for_drop(shared, number, drop);
                 if !group.is_empty() && self.give_up(shared, &group, drop, Cause::Evicted)? {
                     return Ok(true);

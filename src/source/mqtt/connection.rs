@@ -90,12 +90,16 @@ pub(super) struct Source<S> {
     pub(super) session: Session,
     pub(super) sink: S,
     pub(super) durable: watch::Receiver<u64>,
+    /// That the broker lost the session is durable with this append: before, nothing may be subscribed to.
+    pub(super) void_at: u64,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) outage: Outage,
 }
 
 /// Connects and serves the connection until it fails, or until the gateway stops.
 pub(super) async fn serve<S: Sink>(source: &mut Source<S>) -> Result<(), ConnectionError> {
+    // Seen by a source before this one, which could not wait so long.
+    until_durable(source, source.void_at).await;
     let settings = &source.settings;
     let (host, port) = (settings.host.clone(), settings.port);
     let hello = timeout(CONNECT_TIMEOUT, hello(settings, &source.client_id));
@@ -106,6 +110,10 @@ pub(super) async fn serve<S: Sink>(source: &mut Source<S>) -> Result<(), Connect
     };
     if !ack.session_present {
         forget_receipts(source).await;
+        // Perhaps they are not void yet: nothing may be subscribed to.
+        if *source.stop.borrow() {
+            return Ok(());
+        }
     }
     Connection::new(source, stream, decoder, &ack)?.run().await
 }
@@ -118,7 +126,13 @@ async fn forget_receipts<S: Sink>(source: &mut Source<S>) {
     }
     let number = source.sink.accept(&Frames::new(clock::stamp()), &[Receipt::SESSION_LOST]);
     source.sink.hurry();
-    loop {
+    source.void_at = number;
+    until_durable(source, number).await;
+}
+
+/// Waits until that append is durable, or until the gateway stops.
+async fn until_durable<S: Sink>(source: &mut Source<S>, number: u64) {
+    while *source.durable.borrow() < number {
         tokio::select! {
             biased;
             () = stopped(&mut source.stop) => break,

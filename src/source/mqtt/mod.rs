@@ -75,13 +75,14 @@ pub async fn run(
     let (known, filters, durable) = (intake.known_receipts(), intake.subscriptions(), intake.durable());
     let name = settings.name.clone();
     let source = Source {
-        session: Session::new(&settings, &known, filters),
+        session: Session::new(&settings, &known.receipts, filters),
         outage: Outage::new(&settings.name, link.clone(), &counters),
         settings,
         client_id,
         obsolete,
         sink: intake,
         durable,
+        void_at: known.void_at,
         stop,
     };
     let failed = match start(source) {
@@ -101,7 +102,12 @@ fn start<S: Sink + Send + 'static>(source: Source<S>) -> io::Result<oneshot::Rec
     let (done, finished) = oneshot::channel();
     std::thread::Builder::new().name(source.settings.name.clone()).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let _ = done.send(runtime.map(|runtime| runtime.block_on(stay_connected(source))));
+        let ended = runtime.map(|runtime| {
+            runtime.block_on(stay_connected(source));
+            // Without it the end would wait for a name that is still being resolved, which takes minutes without a network.
+            runtime.shutdown_background();
+        });
+        let _ = done.send(ended);
     })?;
     Ok(finished)
 }

@@ -33,17 +33,17 @@ pub(super) struct Receipts {
     taken: VecDeque<Known>,
     /// Those that the broker may send again in this connection, by packet identifier; empty in a new session.
     resumed: HashMap<u16, Known>,
-    /// An identifier came twice among those that earlier runs made durable.
+    /// An identifier came twice among those of earlier runs or sources.
     reused: bool,
 }
 
 impl Receipts {
-    /// `stored` are those that earlier runs made durable.
-    pub(super) fn new(count_max: u16, stored: &[Receipt]) -> Self {
+    /// `known` are those of earlier runs and sources, each with the append that it is durable with.
+    pub(super) fn new(count_max: u16, known: &[(Receipt, u64)]) -> Self {
         let count_max = usize::from(count_max.max(1));
-        let taken: VecDeque<Known> = stored.iter().map(|&receipt| Known { receipt, append: 0 }).collect();
+        let taken: VecDeque<Known> = known.iter().map(|&(receipt, append)| Known { receipt, append }).collect();
         let mut seen = foldhash::HashSet::default();
-        let reused = stored.iter().any(|receipt| !seen.insert(receipt.packet_id));
+        let reused = taken.iter().any(|known| !seen.insert(known.receipt.packet_id));
         Self { count_max, taken, resumed: HashMap::new(), reused }
     }
 
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn a_stored_receipt_is_recognised_once_and_only_in_a_resumed_session_with_dup() {
         let stored = [receipt(1, "a"), receipt(2, "b")];
-        let mut receipts = Receipts::new(20, &stored);
+        let mut receipts = Receipts::new(20, &stored.map(|receipt| (receipt, 0)));
         assert_eq!(receipts.recognise(stored[0], true), None, "not connected");
         receipts.connected(true);
         assert_eq!(receipts.recognise(stored[0], true), Some(0));
@@ -116,14 +116,14 @@ mod tests {
 
     #[test]
     fn another_payload_under_the_same_identifier_is_new() {
-        let mut receipts = Receipts::new(20, &[receipt(1, "a")]);
+        let mut receipts = Receipts::new(20, &[(receipt(1, "a"), 0)]);
         receipts.connected(true);
         assert_eq!(receipts.recognise(receipt(1, "b"), true), None);
     }
 
     #[test]
     fn one_is_recognised_again_after_the_next_lost_connection() {
-        let mut receipts = Receipts::new(20, &[receipt(1, "a")]);
+        let mut receipts = Receipts::new(20, &[(receipt(1, "a"), 0)]);
         receipts.connected(true);
         receipts.remember(receipt(7, "b"), 2);
         for _ in 0..3 {
@@ -142,7 +142,7 @@ mod tests {
         receipts.remember(receipt(1, "ON"), 2);
         assert!(!receipts.connected(true));
         assert_eq!(receipts.recognise(receipt(1, "ON"), true), None);
-        let mut receipts = Receipts::new(20, &[receipt(1, "ON"), receipt(2, "ON"), receipt(1, "ON")]);
+        let mut receipts = Receipts::new(20, &[1, 2, 1].map(|id| (receipt(id, "ON"), 0)));
         assert!(!receipts.connected(true));
         assert_eq!(receipts.recognise(receipt(2, "ON"), true), None);
         // A new session begins anew.

@@ -70,8 +70,8 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// `stored` are the receipts that earlier runs made durable, `filters` what to subscribe to.
-    pub(super) fn new(settings: &config::Mqtt, stored: &[Receipt], filters: Vec<String>) -> Self {
+    /// `known` are the receipts of earlier runs and sources, `filters` what to subscribe to.
+    pub(super) fn new(settings: &config::Mqtt, known: &[(Receipt, u64)], filters: Vec<String>) -> Self {
         Self {
             name: settings.name.clone(),
             memory_bytes_max: settings.memory_bytes_max,
@@ -80,7 +80,7 @@ impl Session {
             // goes on sending during the commit, does not come to its limit.
             hurry_at: (usize::from(settings.in_flight_max) * 3 / 4).max(1),
             retained: RetainedFilter::new(settings.retained),
-            receipts: Receipts::new(settings.in_flight_max.max(Receipt::KEPT_MIN), stored),
+            receipts: Receipts::new(settings.in_flight_max.max(Receipt::KEPT_MIN), known),
             subscriptions: Subscriptions::new(filters, settings.qos),
             tally: Tally::default(),
             frames: Frames::default(),

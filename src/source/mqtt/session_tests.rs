@@ -144,11 +144,23 @@ fn in_a_new_session_everything_is_new() {
 fn receipts_of_earlier_runs_are_durable_already() {
     let stored = Receipt { packet_id: 4, hash: hash("t", b"a") };
     let settings = settings(MqttVersion::V4, 1883);
-    let mut rig = Rig { session: Session::new(&settings, &[stored], Vec::new()), sink: Numbers::default() };
+    let mut rig = Rig { session: Session::new(&settings, &[(stored, 0)], Vec::new()), sink: Numbers::default() };
     rig.session.connected(true);
     rig.read(&[(QOS1 | DUP, 4, "a")]);
     assert_eq!(rig.due(0), acks([4]));
     assert_eq!(rig.sink.appends, 0);
+}
+
+#[test]
+fn what_the_source_before_took_is_acknowledged_once_it_is_durable_and_not_taken_again() {
+    let taken = Receipt { packet_id: 4, hash: hash("t", b"a") };
+    let settings = settings(MqttVersion::V4, 1883);
+    let mut rig = Rig { session: Session::new(&settings, &[(taken, 9)], Vec::new()), sink: Numbers::default() };
+    rig.session.connected(true);
+    rig.read(&[(QOS1 | DUP, 4, "a")]);
+    assert_eq!(rig.sink.appends, 0);
+    assert_eq!(rig.due(8), []);
+    assert_eq!(rig.due(9), acks([4]));
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn what_an_earlier_run_stored_is_acknowledged_and_not_taken_again() {
         assert_eq!(stored.len(), 20);
         // Half of it was committed before the crash.
         let second =
-            Rig::start_knowing(settings(version, broker.port), "crash", Commits::Always, &["t"], &stored[..10]);
+            Rig::start_knowing(settings(version, broker.port), "crash", Commits::Always, &["t"], &stored[..10], 0);
         second.wait_frames(15);
         assert_eq!(second.store.texts(), texts(11, 25));
         assert_eq!(second.count(Count::RedeliveredKnown), 10);
@@ -168,4 +168,17 @@ fn a_shared_subscription_delivers() {
         rig.wait_frames(30);
         assert_eq!(rig.stop().texts(), texts(1, 30));
     }
+}
+
+/// After a reload on a full disk: the source before saw that the broker has lost the session, and had no time to wait.
+#[test]
+fn a_source_does_not_connect_before_it_is_durable_that_the_session_was_lost() {
+    let broker = Broker::plain();
+    let settings = settings(MqttVersion::V5, broker.port);
+    let rig = Rig::start_knowing(settings, "void", Commits::Never, &["t"], &[], 1);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(rig.count(Count::Connects), 0);
+    rig.store.announce(1);
+    rig.wait_up();
+    rig.stop();
 }

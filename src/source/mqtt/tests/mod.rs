@@ -122,6 +122,11 @@ impl Store {
         }
     }
 
+    /// Everything up to that append is durable.
+    pub(super) fn announce(&self, number: u64) {
+        self.durable.send_replace(number);
+    }
+
     pub(super) fn texts(&self) -> Vec<String> {
         self.state().taken.iter().map(|taken| taken.text.clone()).collect()
     }
@@ -139,17 +144,19 @@ pub(super) struct Rig {
 impl Rig {
     /// A source with that client id, subscribed to `filters`.
     pub(super) fn start(settings: config::Mqtt, client_id: &str, commits: Commits, filters: &[&str]) -> Self {
-        Self::start_knowing(settings, client_id, commits, filters, &[])
+        Self::start_knowing(settings, client_id, commits, filters, &[], 0)
     }
 
-    /// The same after a restart: these receipts are stored.
+    /// The same after a restart: these receipts are stored. That the session was lost is durable with the append `void_at`.
     pub(super) fn start_knowing(
         settings: config::Mqtt,
         client_id: &str,
         commits: Commits,
         filters: &[&str],
         known: &[Receipt],
+        void_at: u64,
     ) -> Self {
+        let known: Vec<_> = known.iter().map(|receipt| (*receipt, 0)).collect();
         let state = State { appends: 0, taken: Vec::new(), frames: 0, receipts: Vec::new(), hurries: 0, commits };
         let (durable, watched) = watch::channel(0);
         let store = Store { state: Arc::new(Mutex::new(state)), durable };
@@ -157,13 +164,14 @@ impl Rig {
         let (stop, stopped) = watch::channel(false);
         let filters = filters.iter().map(|&filter| filter.to_owned()).collect();
         let finished = start(Source {
-            session: Session::new(&settings, known, filters),
+            session: Session::new(&settings, &known, filters),
             outage: Outage::new(&settings.name, links.link(&settings.name), &counters),
             settings,
             client_id: client_id.to_owned(),
             obsolete: Vec::new(),
             sink: store.clone(),
             durable: watched,
+            void_at,
             stop: stopped,
         })
         .unwrap();
