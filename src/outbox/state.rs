@@ -23,7 +23,6 @@ use crate::beats::Beat;
 use crate::clock;
 use crate::config;
 use crate::counters::{Count, Counter, Counters};
-use crate::reading::Name;
 
 /// An alarm's commit starts at once, but not sooner than this after the last one with alarms: very many of them are not to
 /// cost a commit each.

@@ -91,8 +91,8 @@ async fn run(orders: &Orders) {
     };
     let Some(at) = state_of(&left) else { return };
     let receipts = outbox.known_receipts("s");
-    let receipts: Vec<String> =
-        receipts.iter().map(|Receipt { hash, packet_id }| format!("{hash}:{packet_id}")).collect();
+    let text = |(Receipt { hash, packet_id }, _): &(Receipt, u64)| format!("{hash}:{packet_id}");
+    let receipts: Vec<String> = receipts.receipts.iter().map(text).collect();
     say(&format!("open {} {at} {}", outbox.run(), receipts.join(",")));
     let child = Child {
         reader: outbox.reader(),
