@@ -528,3 +528,18 @@ async fn a_record_of_many_values_comes_back_whole_and_one_too_large_is_dead_lett
 async fn no_segment_ever_has_a_blob() {
     store_without_blobs(Rig::new()).await;
 }
+
+#[tokio::test]
+async fn what_a_start_declares_belongs_to_the_backlog_from_the_first_moment() {
+    let mut rig = Rig::new();
+    let (outbox, closer) = rig.open();
+    rig.store(&outbox, 10).await;
+    let (.., all) = drain(&mut outbox.reader()).await;
+    deliver(&outbox, &all);
+    drop(all);
+    crash(&mut rig, outbox, closer);
+    let (outbox, closer) = rig.open();
+    // The end of the run that crashed, if nothing else.
+    assert!(outbox.backlog().records > 0);
+    closer.close().unwrap();
+}

@@ -201,6 +201,9 @@ impl Writer {
 
     /// Starts the thread. A panic in it ends the process: nothing could be acknowledged any more, and a restart recovers.
     pub(crate) fn start(mut self, shared: Arc<Shared>) -> std::io::Result<std::thread::JoinHandle<()>> {
+        // What the run before could not tell any more. Before anybody asks for the backlog, which counts it.
+        let declared = self.manifest.declared.clone();
+        self.declare_later(&shared, &declared);
         std::thread::Builder::new().name("outbox".to_owned()).spawn(move || {
             let run = std::panic::AssertUnwindSafe(|| self.run(&shared));
             if std::panic::catch_unwind(run).is_err() {
@@ -210,9 +213,6 @@ impl Writer {
     }
 
     fn run(&mut self, shared: &Arc<Shared>) {
-        // What the run before could not tell any more.
-        let declared = self.manifest.declared.clone();
-        self.declare_later(shared, &declared);
         let mut backoff = RETRY_MIN;
         let mut attempts = 0;
         loop {
