@@ -391,6 +391,8 @@ reasons! {
     NotUtf8 = "not_utf8",
     /// JSON was expected and does not parse.
     NotJson = "not_json",
+    /// The frame is not in the profile's format.
+    Malformed = "malformed",
     /// A field is there and has the wrong type.
     WrongType = "wrong_type",
     /// A field that must be there is not.

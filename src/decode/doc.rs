@@ -3,9 +3,13 @@
 //!
 //! Bounded: at most [`NODES_MAX`] nodes, and the depth that serde_json allows (128).
 
+use std::collections::VecDeque;
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use super::formats::binary::hex;
+use crate::profile::Path;
 
 /// A payload with more values than this is refused: its nodes would take many times its own size in memory.
 pub(crate) const NODES_MAX: usize = 65_536;
@@ -74,6 +78,16 @@ impl Doc {
         self.text(node.key)
     }
 
+    /// A value as a text; nothing for null, an object or a list.
+    pub(crate) fn word(&self, node: &Node) -> Option<String> {
+        match node.kind {
+            Kind::Text(text) | Kind::Digits(text) => Some(self.text(text).to_owned()),
+            Kind::Number(number) => Some(number.to_string()),
+            Kind::Flag(flag) => Some(flag.to_string()),
+            Kind::Null | Kind::List | Kind::Object => None,
+        }
+    }
+
     /// The nodes directly below the one at `index`.
     pub(crate) fn children(&self, index: usize) -> impl Iterator<Item = (usize, &Node)> {
         let end = self.nodes.get(index).map_or(0, |node| node.next as usize);
@@ -91,7 +105,12 @@ impl Doc {
 
     /// The node at a path of plain keys; in a list a key is a position, counted from 0.
     pub(crate) fn find(&self, path: &[Box<str>]) -> Option<&Node> {
-        let (mut index, mut node) = self.root()?;
+        self.find_below(0, path)
+    }
+
+    /// The same from another node than the root.
+    pub(crate) fn find_below(&self, index: usize, path: &[Box<str>]) -> Option<&Node> {
+        let (mut index, mut node) = (index, self.nodes.get(index)?);
         for key in path {
             (index, node) = match node.kind {
                 // The last one, as nearly all readers of JSON do with a key that is there twice.
@@ -101,6 +120,31 @@ impl Doc {
             };
         }
         Some(node)
+    }
+
+    /// The nodes from the root down to each place that a path matches, in their order; to the root without one.
+    pub(crate) fn places(&self, path: Option<&Path>, out: &mut VecDeque<Vec<usize>>) {
+        if self.root().is_some() {
+            self.places_below(path, &mut vec![0], out);
+        }
+    }
+
+    fn places_below(&self, path: Option<&Path>, nodes: &mut Vec<usize>, out: &mut VecDeque<Vec<usize>>) {
+        let level = nodes.len() - 1;
+        let Some(path) = path.filter(|path| level < path.levels()) else {
+            out.push_back(nodes.clone());
+            return;
+        };
+        let Some(&parent) = nodes.last() else { return };
+        let in_list = self.kind(parent) == Some(Kind::List);
+        for (position, (index, node)) in self.children(parent).enumerate() {
+            let fits = if in_list { path.fits(level, &position.to_string()) } else { path.fits(level, self.key(node)) };
+            if fits {
+                nodes.push(index);
+                self.places_below(Some(path), nodes, out);
+                nodes.pop();
+            }
+        }
     }
 
     fn span(&mut self, text: &str) -> Span {
@@ -123,20 +167,60 @@ impl Doc {
         }
     }
 
-    /// Begins an object as the root, for a format that is not nested.
-    pub(crate) fn begin_flat(&mut self) {
+    /// Begins an object as the root. `untyped` says that a text in it may be a number.
+    pub(crate) fn begin(&mut self, untyped: bool) {
         self.clear();
-        self.untyped = true;
+        self.untyped = untyped;
         self.open(Span::default(), Kind::Object);
     }
 
-    /// Adds a text to the root object. False if there are too many.
-    pub(crate) fn push_flat(&mut self, key: &str, text: &str) -> bool {
+    /// Adds a value to what was opened last. Nothing happens if there are too many, which [`Doc::is_full`] tells.
+    pub(crate) fn put(&mut self, key: &str, value: Leaf<'_>) {
+        if self.is_full() {
+            return;
+        }
         let key = self.span(key);
-        let text = self.span(text);
-        let fits = self.open(key, Kind::Text(text));
-        self.close(0);
-        fits
+        let kind = match value {
+            Leaf::Null => Kind::Null,
+            Leaf::Flag(flag) => Kind::Flag(flag),
+            Leaf::Number(number) => Kind::Number(number),
+            Leaf::Whole(number) if number.unsigned_abs() <= EXACT_MAX.into() => Kind::Number(number as f64),
+            Leaf::Whole(number) => Kind::Digits(self.span(&number.to_string())),
+            Leaf::Text(text) => Kind::Text(self.span(text)),
+        };
+        self.open(key, kind);
+    }
+
+    /// Begins an object in what was opened last. It must be ended with [`Doc::end`], whatever comes.
+    pub(crate) fn begin_object(&mut self, key: &str) -> usize {
+        let key = self.span(key);
+        self.open(key, Kind::Object);
+        self.nodes.len() - 1
+    }
+
+    /// Begins a list in what was opened last.
+    pub(crate) fn begin_list(&mut self, key: &str) -> usize {
+        let key = self.span(key);
+        self.open(key, Kind::List);
+        self.nodes.len() - 1
+    }
+
+    /// Ends what was begun; 0 is the root.
+    pub(crate) fn end(&mut self, index: usize) {
+        self.close(index);
+    }
+
+    /// Whether nothing more is taken.
+    pub(crate) fn is_full(&self) -> bool {
+        self.nodes.len() >= NODES_MAX
+    }
+
+    /// Reads CBOR. The error says what.
+    pub(crate) fn read_cbor(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.clear();
+        let mut reader = serde_cbor::Deserializer::from_slice(bytes);
+        let result = Build { doc: self, key: Span::default() }.deserialize(&mut reader).and_then(|()| reader.end());
+        result.map_err(|error| error.to_string())
     }
 
     /// Reads a JSON text. The error says where and what.
@@ -148,6 +232,18 @@ impl Doc {
     }
 }
 
+/// A value without others in it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Leaf<'a> {
+    Null,
+    Flag(bool),
+    /// Must be finite.
+    Number(f64),
+    /// A whole number, exact at any size.
+    Whole(i128),
+    Text(&'a str),
+}
+
 /// Why a text is not JSON that we take.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct JsonError {
@@ -155,7 +251,7 @@ pub(crate) struct JsonError {
     pub(crate) detail: String,
 }
 
-const TOO_MANY: &str = "more than 65,536 values";
+pub(crate) const TOO_MANY: &str = "more than 65,536 values";
 
 impl JsonError {
     fn new(json: &str, error: &serde_json::Error) -> Self {
@@ -229,6 +325,16 @@ impl<'de> Visitor<'de> for Build<'_> {
         self.leaf(Kind::Text(text))
     }
 
+    /// The shortest decimals that mean this float: 21.3, not 21.299999237060547.
+    fn visit_f32<E: de::Error>(self, number: f32) -> Result<(), E> {
+        self.leaf(Kind::Number(number.to_string().parse().unwrap_or_else(|_| number.into())))
+    }
+
+    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<(), E> {
+        let text = self.doc.span(&hex(bytes));
+        self.leaf(Kind::Text(text))
+    }
+
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         let Self { doc, key } = self;
         let index = doc.nodes.len();
@@ -271,6 +377,15 @@ impl Visitor<'_> for Key<'_> {
 
     fn visit_str<E: de::Error>(self, key: &str) -> Result<Span, E> {
         Ok(self.doc.span(key))
+    }
+
+    // Keys of CBOR may be numbers.
+    fn visit_u64<E: de::Error>(self, key: u64) -> Result<Span, E> {
+        Ok(self.doc.span(&key.to_string()))
+    }
+
+    fn visit_i64<E: de::Error>(self, key: i64) -> Result<Span, E> {
+        Ok(self.doc.span(&key.to_string()))
     }
 }
 

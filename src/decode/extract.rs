@@ -8,13 +8,15 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashMapExt};
 
 use super::doc::{Doc, Kind, Node};
-use crate::profile::{Condition, Convert, FieldRule, Profile, ValueType};
-use crate::reading::{Batch, Field, Measurement, Reason, Value};
+use crate::profile::{Condition, Convert, FieldRule, Part, Profile, UnitRule, ValueType};
+use crate::reading::{Batch, Field, Measurement, MeasurementKind, Reason, Value};
 
 /// Paths remembered for one profile.
 const PATHS_MAX: usize = 4_096;
 /// Measurement names interned for one profile.
 const MEASUREMENTS_MAX: usize = 4_096;
+/// The longest unit that a payload may name.
+const UNIT_BYTES_MAX: usize = 32;
 /// The most values of one reading; the rest is rejected and counted.
 pub const FIELDS_MAX: usize = 256;
 /// The longest text that is a value; a longer one is rejected and counted.
@@ -27,19 +29,31 @@ const BEFORE_KEY: char = '\u{1f}';
 #[derive(Debug)]
 struct Candidate {
     rule: usize,
-    measurement: Arc<Measurement>,
+    /// What it captures.
+    captures: Box<[String]>,
+    /// `None` if the payload says a part of its name, or its unit.
+    measurement: Option<Arc<Measurement>>,
+}
+
+/// Which rules of one part a path meets.
+type Known = HashMap<Box<str>, Box<[Candidate]>>;
+
+/// Measurements by name, rule and unit.
+#[derive(Debug, Default)]
+struct Measurements {
+    known: HashMap<(Box<str>, usize, Box<str>), Arc<Measurement>>,
 }
 
 /// The values of one profile's payloads.
 #[derive(Debug)]
 pub(crate) struct Extractor {
     profile: Arc<Profile>,
-    paths: HashMap<Box<str>, Box<[Candidate]>>,
-    measurements: HashMap<(Box<str>, usize), Arc<Measurement>>,
+    known: Vec<Known>,
+    measurements: Measurements,
     path: String,
 }
 
-/// What came of one payload's values.
+/// What came of one place's values.
 #[derive(Debug, Default)]
 pub(crate) struct Extracted {
     /// Values pushed.
@@ -62,27 +76,136 @@ enum Outcome {
     Wrong(Reason, String),
 }
 
+/// Where a part is: the nodes from the root down to it, and what the topic says.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) doc: &'a Doc,
+    /// The innermost one is the last.
+    pub(crate) nodes: &'a [usize],
+    pub(crate) captures: &'a [(Box<str>, Box<str>)],
+}
+
+impl<'a> Place<'a> {
+    /// The value at a path of plain keys, from here; where it is not, from what is around it.
+    pub(crate) fn find(&self, path: &[Box<str>]) -> Option<&'a Node> {
+        self.nodes.iter().rev().find_map(|node| self.doc.find_below(*node, path))
+    }
+
+    /// The same as a text, which the topic or the place itself may say too.
+    pub(crate) fn word(&self, path: &[Box<str>]) -> Option<String> {
+        if let [name] = path
+            && name.starts_with('@')
+        {
+            return match &**name {
+                "@key" => self.key(),
+                _ => self.captures.iter().find(|(own, _)| own == name).map(|(_, word)| word.to_string()),
+            };
+        }
+        self.doc.word(self.find(path)?)
+    }
+
+    /// The innermost node's key or position.
+    fn key(&self) -> Option<String> {
+        let (node, around) = match self.nodes {
+            [.., around, node] => (*node, *around),
+            _ => return None,
+        };
+        let (position, (_, found)) = self.doc.children(around).enumerate().find(|(_, (index, _))| *index == node)?;
+        if self.doc.kind(around) == Some(Kind::List) {
+            return Some(position.to_string());
+        }
+        Some(self.doc.key(found).to_owned())
+    }
+
+    /// Whether all conditions hold that are about other values than the one at hand.
+    pub(crate) fn holds(&self, conditions: &[Condition]) -> bool {
+        conditions.iter().all(|condition| self.holds_for(condition, None))
+    }
+
+    fn holds_for(&self, condition: &Condition, node: Option<&Node>) -> bool {
+        match condition {
+            Condition::Present(path) if path.first().is_some_and(|key| key.starts_with('@')) => {
+                self.word(path).is_some()
+            }
+            Condition::Present(path) => self.find(path).is_some_and(|node| node.kind != Kind::Null),
+            Condition::Is(path, words) => self.is(path, words),
+            Condition::Not(path, words) => !self.is(path, words),
+            Condition::Above(limit) => match node.map(|node| node.kind) {
+                Some(Kind::Number(number)) => number > *limit,
+                Some(Kind::Text(text)) if self.doc.untyped => {
+                    self.doc.text(text).trim().parse::<f64>().is_ok_and(|number| number > *limit)
+                }
+                _ => false,
+            },
+        }
+    }
+
+    /// Whether the value at a path is one of these words; numbers are compared as numbers.
+    fn is(&self, path: &[Box<str>], words: &[Box<str>]) -> bool {
+        match self.find(path).map(|node| node.kind) {
+            Some(Kind::Text(text)) => words.iter().any(|word| *self.doc.text(text) == **word),
+            Some(Kind::Number(number)) => words.iter().any(|word| word.parse() == Ok(number)),
+            Some(Kind::Flag(flag)) => words.iter().any(|word| word.parse() == Ok(flag)),
+            _ => self.word(path).is_some_and(|found| words.iter().any(|word| **word == *found)),
+        }
+    }
+}
+
 impl Extractor {
     pub(crate) fn new(profile: Arc<Profile>) -> Self {
-        Self { profile, paths: HashMap::new(), measurements: HashMap::new(), path: String::new() }
+        let known = profile.parts.iter().map(|_| HashMap::new()).collect();
+        Self { profile, known, measurements: Measurements::default(), path: String::new() }
     }
 
     pub(crate) fn profile(&self) -> &Arc<Profile> {
         &self.profile
     }
 
-    /// Appends all values of `doc` to the fields of `out`.
-    pub(crate) fn extract(&mut self, doc: &Doc, out: &mut Batch) -> Extracted {
-        let mut extracted = Extracted::default();
+    /// Appends all values at a place to the fields of `out`, by the rules of a part.
+    pub(crate) fn extract(
+        &mut self,
+        part: usize,
+        doc: &Doc,
+        nodes: &mut Vec<usize>,
+        captures: &[(Box<str>, Box<str>)],
+        out: &mut Batch,
+    ) -> Extracted {
         let mark = out.mark() as usize;
-        self.path.clear();
-        if let Some((index, _)) = doc.root() {
-            self.walk(doc, index, mark, out, &mut extracted);
-        }
-        extracted
+        let mut walk = Walk {
+            rules: &self.profile.parts[part],
+            known: &mut self.known[part],
+            measurements: &mut self.measurements,
+            path: &mut self.path,
+            doc,
+            captures,
+            mark,
+            out,
+            found: Extracted::default(),
+        };
+        walk.path.clear();
+        walk.below(nodes);
+        walk.found
     }
+}
 
-    fn walk(&mut self, doc: &Doc, parent: usize, mark: usize, out: &mut Batch, extracted: &mut Extracted) {
+/// All values at one place.
+struct Walk<'a> {
+    rules: &'a Part,
+    known: &'a mut Known,
+    measurements: &'a mut Measurements,
+    path: &'a mut String,
+    doc: &'a Doc,
+    captures: &'a [(Box<str>, Box<str>)],
+    /// The first field of this reading.
+    mark: usize,
+    out: &'a mut Batch,
+    found: Extracted,
+}
+
+impl Walk<'_> {
+    fn below(&mut self, nodes: &mut Vec<usize>) {
+        let Some(&parent) = nodes.last() else { return };
+        let doc = self.doc;
         let in_list = doc.kind(parent) == Some(Kind::List);
         let length = self.path.len();
         for (position, (index, node)) in doc.children(parent).enumerate() {
@@ -94,35 +217,53 @@ impl Extractor {
             } else {
                 self.path.push_str(doc.key(node));
             }
-            self.take(doc, node, mark, out, extracted);
+            self.take(node, nodes);
             if matches!(node.kind, Kind::Object | Kind::List) {
-                self.walk(doc, index, mark, out, extracted);
+                nodes.push(index);
+                self.below(nodes);
+                nodes.pop();
             }
             self.path.truncate(length);
         }
     }
 
-    fn take(&mut self, doc: &Doc, node: &Node, mark: usize, out: &mut Batch, extracted: &mut Extracted) {
-        if !self.paths.contains_key(self.path.as_str()) {
+    fn take(&mut self, node: &Node, nodes: &[usize]) {
+        if !self.known.contains_key(self.path.as_str()) {
             self.remember();
         }
-        let Some(candidates) = self.paths.get(self.path.as_str()) else { return };
+        let Some(candidates) = self.known.get(self.path.as_str()) else { return };
+        let place = Place { doc: self.doc, nodes, captures: self.captures };
         for candidate in candidates {
-            let rule = &self.profile.fields[candidate.rule];
-            match apply(rule, doc, node) {
+            let rule = &self.rules.fields[candidate.rule];
+            match apply(rule, place, node) {
                 Outcome::Pass => continue,
-                Outcome::Nothing => extracted.without_reading += 1,
-                Outcome::Value(value) => match free(out, mark, candidate, &mut self.measurements) {
-                    Some(measurement) => {
-                        out.fields.push(Field { measurement, value });
-                        extracted.values += 1;
+                Outcome::Nothing => self.found.without_reading += 1,
+                Outcome::Value(value) => {
+                    let measurement = match &candidate.measurement {
+                        Some(measurement) => Some(Arc::clone(measurement)),
+                        None => self.measurements.found(rule, candidate, place),
+                    };
+                    let used = &self.out.fields[self.mark..];
+                    let measurement = match measurement {
+                        Some(measurement) => self.measurements.free(used, measurement, candidate.rule),
+                        None => {
+                            self.found.rejected.push(Reason::MissingField);
+                            return;
+                        }
+                    };
+                    match measurement {
+                        Some(measurement) => {
+                            self.out.fields.push(Field { measurement, value });
+                            self.found.values += 1;
+                        }
+                        None => self.found.rejected.push(Reason::TooLarge),
                     }
-                    None => extracted.rejected.push(Reason::TooLarge),
-                },
+                }
                 Outcome::Wrong(reason, detail) => {
-                    extracted.rejected.push(reason);
-                    extracted.first.get_or_insert_with(|| {
-                        let at = self.path.trim_start_matches(BEFORE_KEY).replace(BEFORE_KEY, ".");
+                    self.found.rejected.push(reason);
+                    let path = &*self.path;
+                    self.found.first.get_or_insert_with(|| {
+                        let at = path.trim_start_matches(BEFORE_KEY).replace(BEFORE_KEY, ".");
                         format!("{at}: {detail}")
                     });
                 }
@@ -135,81 +276,85 @@ impl Extractor {
     fn remember(&mut self) {
         let keys: Vec<&str> = self.path.split(BEFORE_KEY).skip(1).collect();
         let mut candidates = Vec::new();
-        if !self.profile.skip.iter().any(|path| path.matches(&keys).is_some()) {
-            for (index, rule) in self.profile.fields.iter().enumerate() {
-                if let Some(captures) = rule.path.matches(&keys) {
+        if !self.rules.skip.iter().any(|path| path.matches(&keys).is_some()) {
+            for (index, rule) in self.rules.fields.iter().enumerate() {
+                let Some(captures) = rule.path.matches(&keys) else { continue };
+                let unit = rule.unit.as_ref().map(UnitRule::fixed);
+                let is_known = !rule.name.is_found() && unit != Some(None);
+                let measurement = is_known.then(|| {
                     let name = rule.name.name(&captures);
-                    let measurement = intern(&mut self.measurements, &name, index, || Measurement {
-                        name: name.as_str().into(),
-                        unit: rule.unit.clone(),
-                        kind: rule.kind,
-                    });
-                    candidates.push(Candidate { rule: index, measurement });
-                }
+                    self.measurements.intern(&name, index, unit.flatten(), rule.kind)
+                });
+                candidates.push(Candidate { rule: index, captures: captures.into(), measurement });
             }
         }
-        if self.paths.len() >= PATHS_MAX {
-            self.paths.clear();
+        if self.known.len() >= PATHS_MAX {
+            self.known.clear();
         }
-        self.paths.insert(self.path.as_str().into(), candidates.into_boxed_slice());
+        self.known.insert(self.path.as_str().into(), candidates.into_boxed_slice());
     }
 }
 
-fn intern(
-    known: &mut HashMap<(Box<str>, usize), Arc<Measurement>>,
-    name: &str,
-    rule: usize,
-    make: impl FnOnce() -> Measurement,
-) -> Arc<Measurement> {
-    if known.len() >= MEASUREMENTS_MAX {
-        known.clear();
+impl Measurements {
+    fn intern(&mut self, name: &str, rule: usize, unit: Option<&str>, kind: MeasurementKind) -> Arc<Measurement> {
+        if self.known.len() >= MEASUREMENTS_MAX {
+            self.known.clear();
+        }
+        let key = (name.into(), rule, unit.unwrap_or_default().into());
+        let make = || Arc::new(Measurement { name: name.into(), unit: unit.map(Into::into), kind });
+        Arc::clone(self.known.entry(key).or_insert_with(make))
     }
-    Arc::clone(known.entry((name.into(), rule)).or_insert_with(|| Arc::new(make())))
-}
 
-/// The measurement under a name that this reading does not use yet: two paths may give the same name, and neither value
-/// is to be lost. `None` when the reading is full.
-fn free(
-    out: &Batch,
-    mark: usize,
-    candidate: &Candidate,
-    known: &mut HashMap<(Box<str>, usize), Arc<Measurement>>,
-) -> Option<Arc<Measurement>> {
-    let fields = &out.fields[mark..];
-    if fields.len() >= FIELDS_MAX {
-        return None;
+    /// The measurement of a rule whose name or unit the payload says.
+    fn found(&mut self, rule: &FieldRule, candidate: &Candidate, place: Place<'_>) -> Option<Arc<Measurement>> {
+        let name = rule.name.name_with(&candidate.captures, |path| place.word(path).filter(|word| !word.is_empty()))?;
+        let found;
+        let unit = match &rule.unit {
+            None => None,
+            Some(UnitRule::Fixed(unit)) => Some(&**unit),
+            Some(UnitRule::Found(path, words)) => {
+                found = place.word(path).unwrap_or_default();
+                let known = words.iter().find(|(word, _)| **word == *found).map(|(_, code)| &**code);
+                known.or_else(|| is_unit(&found).then_some(&*found)).filter(|unit| !unit.is_empty())
+            }
+        };
+        Some(self.intern(&name, candidate.rule, unit, rule.kind))
     }
-    let used = |name: &str| fields.iter().any(|field| *field.measurement.name == *name);
-    let plain = &candidate.measurement;
-    if !used(&plain.name) {
-        return Some(Arc::clone(plain));
-    }
-    let name = (2..=FIELDS_MAX + 1).map(|number| format!("{}_{number}", plain.name)).find(|name| !used(name))?;
-    Some(intern(known, &name, candidate.rule, || Measurement { name: name.as_str().into(), ..(**plain).clone() }))
-}
 
-/// Whether there is a value, not null, and what it is as a text.
-fn holds(condition: &Condition, doc: &Doc, node: &Node) -> bool {
-    match condition {
-        Condition::Present(path) => doc.find(path).is_some_and(|node| node.kind != Kind::Null),
-        Condition::Is(path, wanted) => match doc.find(path).map(|node| node.kind) {
-            Some(Kind::Text(text)) => doc.text(text) == &**wanted,
-            Some(Kind::Number(number)) => wanted.parse() == Ok(number),
-            Some(Kind::Flag(flag)) => wanted.parse() == Ok(flag),
-            _ => false,
-        },
-        Condition::Above(limit) => match node.kind {
-            Kind::Number(number) => number > *limit,
-            Kind::Text(text) if doc.untyped => doc.text(text).trim().parse::<f64>().is_ok_and(|number| number > *limit),
-            _ => false,
-        },
+    /// The measurement under a name that this reading does not use yet: two paths may give the same name, and neither value
+    /// is to be lost. `None` when the reading is full.
+    fn free(&mut self, fields: &[Field], plain: Arc<Measurement>, rule: usize) -> Option<Arc<Measurement>> {
+        if fields.len() >= FIELDS_MAX {
+            return None;
+        }
+        let used = |name: &str| fields.iter().any(|field| *field.measurement.name == *name);
+        if !used(&plain.name) {
+            return Some(plain);
+        }
+        let name = (2..=FIELDS_MAX + 1).map(|number| format!("{}_{number}", plain.name)).find(|name| !used(name))?;
+        Some(self.intern(&name, rule, plain.unit.as_deref(), plain.kind))
     }
 }
 
-fn apply(rule: &FieldRule, doc: &Doc, node: &Node) -> Outcome {
-    if !rule.when.iter().all(|condition| holds(condition, doc, node)) {
+/// Whether a word of a payload can be a UCUM code: printable ASCII without spaces.
+fn is_unit(word: &str) -> bool {
+    word.len() <= UNIT_BYTES_MAX && word.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+fn apply(rule: &FieldRule, place: Place<'_>, node: &Node) -> Outcome {
+    if !rule.when.iter().all(|condition| place.holds_for(condition, Some(node))) {
         return Outcome::Pass;
     }
+    match take(rule, place.doc, node) {
+        Outcome::Value(Value::Number(number)) => match &rule.negative {
+            Some((path, words)) if place.is(path, words) => Outcome::Value(Value::Number(-number)),
+            _ => Outcome::Value(Value::Number(number)),
+        },
+        outcome => outcome,
+    }
+}
+
+fn take(rule: &FieldRule, doc: &Doc, node: &Node) -> Outcome {
     match node.kind {
         Kind::Null => Outcome::Nothing,
         Kind::List if rule.list => Outcome::Pass,
@@ -222,8 +367,12 @@ fn apply(rule: &FieldRule, doc: &Doc, node: &Node) -> Outcome {
         },
         Kind::Number(number) => match rule.value_type {
             ValueType::Number | ValueType::Any => take_number(rule, number),
-            ValueType::Flag if number == 0.0 || number == 1.0 => Outcome::Value(Value::Flag(number == 1.0)),
-            ValueType::Flag => wrong(rule, &format!("the number {number}")),
+            ValueType::Flag => match rule.bits.map_or(number, |bits| bits_of(number, bits)) {
+                0.0 => Outcome::Value(Value::Flag(false)),
+                1.0 => Outcome::Value(Value::Flag(true)),
+                _ => flag_word(rule, &number.to_string()),
+            },
+            ValueType::Text if rule.no_reading.contains(&number) => Outcome::Nothing,
             ValueType::Text => take_text(rule, &number.to_string()),
         },
         Kind::Digits(digits) => match rule.value_type {
@@ -253,18 +402,10 @@ fn from_text(rule: &FieldRule, text: &str, untyped: bool) -> Outcome {
             Some(Kind::Number(number)) => take_number(rule, number),
             _ => take_text(rule, trimmed),
         },
-        ValueType::Flag => {
-            let is = |words: &[Box<str>]| words.iter().any(|word| **word == *trimmed);
-            match (is(&rule.on), is(&rule.off)) {
-                (true, _) => Outcome::Value(Value::Flag(true)),
-                (_, true) => Outcome::Value(Value::Flag(false)),
-                _ => match trimmed {
-                    "true" | "1" => Outcome::Value(Value::Flag(true)),
-                    "false" | "0" => Outcome::Value(Value::Flag(false)),
-                    _ => wrong(rule, &quoted(text)),
-                },
-            }
-        }
+        ValueType::Flag => match (rule.bits, parse_number(trimmed)) {
+            (Some(bits), Some(Kind::Number(number))) => Outcome::Value(Value::Flag(bits_of(number, bits) != 0.0)),
+            _ => flag_word(rule, trimmed),
+        },
         // A text in JSON under a key that nobody listed is an identifier more often than a number.
         ValueType::Number if rule.open && !untyped => Outcome::Pass,
         ValueType::Number => match parse_number(trimmed) {
@@ -275,9 +416,32 @@ fn from_text(rule: &FieldRule, text: &str, untyped: bool) -> Outcome {
     }
 }
 
+fn flag_word(rule: &FieldRule, word: &str) -> Outcome {
+    let is = |words: &[Box<str>]| words.iter().any(|own| **own == *word);
+    match (is(&rule.on), is(&rule.off)) {
+        (true, _) => Outcome::Value(Value::Flag(true)),
+        (_, true) => Outcome::Value(Value::Flag(false)),
+        _ => match word {
+            "true" | "1" => Outcome::Value(Value::Flag(true)),
+            "false" | "0" => Outcome::Value(Value::Flag(false)),
+            _ => wrong(rule, &quoted(word)),
+        },
+    }
+}
+
+/// Some bits of a whole number; those of a negative one are in two's complement.
+fn bits_of(number: f64, (lowest, count): (u8, u8)) -> f64 {
+    let whole = (number as i64) >> lowest;
+    (whole & ((1 << count) - 1)) as f64
+}
+
 /// A number as devices write it: a sign, digits, one point, an exponent; nothing of `inf` and `nan`. `Kind::Text` stands
 /// for a whole number that a double would falsify.
 fn parse_number(text: &str) -> Option<Kind> {
+    if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        let number = u64::from_str_radix(digits, 16).ok().filter(|number| *number <= 1 << 53)?;
+        return Some(Kind::Number(number as f64));
+    }
     let body = text.strip_prefix(['+', '-']).unwrap_or(text);
     if !body.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
         return None;
@@ -298,14 +462,17 @@ fn take_text(rule: &FieldRule, text: &str) -> Outcome {
     if rule.no_reading_texts.iter().any(|word| **word == *text) {
         return Outcome::Nothing;
     }
-    Outcome::Value(Value::Text(text.into()))
+    let meaning = rule.words.iter().find(|(word, _)| **word == *text).map(|(_, meaning)| &**meaning);
+    Outcome::Value(Value::Text(meaning.unwrap_or(text).into()))
 }
 
 fn take_number(rule: &FieldRule, raw: f64) -> Outcome {
     if rule.no_reading.contains(&raw) {
         return Outcome::Nothing;
     }
-    let number = rule.convert.map_or(raw, |convert| convert.apply(raw));
+    let number = rule.bits.map_or(raw, |bits| bits_of(raw, bits));
+    let number = if rule.degrees { degrees(number) } else { number };
+    let number = rule.convert.map_or(number, |convert| convert.apply(number));
     if !number.is_finite() {
         return Outcome::Wrong(Reason::OutOfRange, format!("expected a finite number, found {number}"));
     }
@@ -315,6 +482,14 @@ fn take_number(rule: &FieldRule, raw: f64) -> Outcome {
         }
         _ => Outcome::Value(Value::Number(number)),
     }
+}
+
+/// Degrees of `dddmm.mmmm`.
+fn degrees(number: f64) -> f64 {
+    let whole = (number / 100.0).trunc();
+    let degrees = whole + (number - whole * 100.0) / 60.0;
+    // A hundredth of a millimetre: the rest is noise of the division.
+    (degrees * 1e10).round() / 1e10
 }
 
 fn wrong(rule: &FieldRule, found: &str) -> Outcome {

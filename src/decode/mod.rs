@@ -7,9 +7,11 @@
 
 mod doc;
 mod extract;
+mod formats;
 mod route;
 mod time;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
@@ -20,11 +22,14 @@ pub use time::TimeFormat;
 
 use crate::config::{Mqtt, Serial};
 use crate::counters::{Count, Counter, Counters};
-use crate::profile::{Delimited, Format, PatternError, ProfileSet, TimeRule, Transport, UnknownProfile};
-use crate::reading::{Batch, DeviceState, Frame, Mark, Name, Reading, Reason, Record, Stage, Stamp, TimeQuality};
+use crate::profile::{Format, KeyPath, PatternError, Profile, ProfileSet, TimeRule, Transport, UnknownProfile};
+use crate::reading::{
+    Batch, DeviceState, Field, Frame, Mark, Name, Reading, Reason, Record, Stage, Stamp, TimeQuality,
+};
 use doc::{Doc, Kind};
-use extract::{Extractor, quoted};
-use route::{Route, Routes};
+use extract::{Extractor, Place, quoted};
+use formats::Refusal;
+use route::{Captures, Route, Routes};
 use time::Parsed;
 
 /// Device names that are remembered.
@@ -39,8 +44,11 @@ pub struct Decoder {
     routes: Routes,
     zone: Option<TimeZone>,
     doc: Doc,
-    devices: HashMap<Box<str>, Name>,
+    devices: Devices,
     device: String,
+    /// Where the parts of the payload are, and where the one at hand is.
+    places: VecDeque<Vec<usize>>,
+    nodes: Vec<usize>,
     rejected: Vec<Reason>,
     counters: HashMap<Reason, Counter>,
 }
@@ -165,8 +173,10 @@ impl Decoder {
             routes,
             zone,
             doc: Doc::default(),
-            devices: HashMap::new(),
+            devices: Devices::default(),
             device: String::new(),
+            places: VecDeque::new(),
+            nodes: Vec::new(),
             rejected: Vec::new(),
             counters: HashMap::new(),
         })
@@ -206,7 +216,9 @@ impl Decoder {
         let mark = out.mark();
         let outcome = match route {
             Route::Ignored => Err(Outcome::Ignored),
-            Route::Readings { profile, device } => self.readings(frame, received, out, profile, &device),
+            Route::Readings { profile, device, captures } => {
+                self.readings(frame, received, out, profile, (&device, &captures))
+            }
             Route::State { profile, rule, device } => self.state(frame, received, out, profile, rule, device),
         };
         for reason in &self.rejected {
@@ -247,41 +259,139 @@ impl Decoder {
         received: Stamp,
         out: &mut Batch,
         profile: usize,
-        device_of_route: &Name,
+        (device_of_route, captures): (&Name, &Captures),
     ) -> Step<Outcome> {
-        let text = self.text(frame, profile)?;
-        if text.trim_ascii().is_empty() {
+        let rules = Arc::clone(self.extractors[profile].profile());
+        self.take_apart(frame, &rules, profile)?;
+        let mut tried = Tried::default();
+        let mut places = std::mem::take(&mut self.places);
+        for (part, rule) in rules.parts.iter().enumerate() {
+            places.clear();
+            self.doc.places(rule.each.as_ref(), &mut places);
+            while let Some(nodes) = places.pop_front() {
+                self.nodes.clone_from(&nodes);
+                self.reading(frame, received, out, (profile, part), (device_of_route, captures), &mut tried);
+            }
+        }
+        self.places = places;
+        if tried.readings > 0 {
+            return Ok(Outcome::Readings(tried.readings));
+        }
+        if tried.without_time {
+            return Err(Outcome::RetainedWithoutTime);
+        }
+        match self.rejected.first() {
+            Some(reason) => {
+                let reason = *reason;
+                self.rejected.clear();
+                self.reject(profile, reason, tried.first.unwrap_or_default())
+            }
+            None if tried.without_reading => Err(Outcome::Ignored),
+            None => self.reject(profile, Reason::NoValue, "none of the fields that the profile knows is there"),
+        }
+    }
+
+    /// Takes the payload apart, as its profile says.
+    fn take_apart(&mut self, frame: &Frame<'_>, rules: &Profile, profile: usize) -> Step<()> {
+        if let Some(length) = frame.oversize {
+            let detail = format!("{length} bytes, more than the source's limit");
+            return self.reject(profile, Reason::TooLarge, detail);
+        }
+        let text = if rules.format.is_text() { self.text(frame, profile)? } else { "" };
+        let is_empty = if rules.format.is_text() { text.trim_ascii().is_empty() } else { frame.payload.is_empty() };
+        if is_empty {
             // An empty retained message clears its topic, and an empty line says nothing.
             if frame.retained || self.routes.is_serial() {
                 return Err(Outcome::Ignored);
             }
             return self.reject(profile, Reason::Empty, "the payload has no bytes");
         }
-        let rules = Arc::clone(self.extractors[profile].profile());
-        match &rules.format {
-            Format::Json => self.read_json(text, profile)?,
-            Format::Delimited(columns) => self.read_columns(text, columns, profile)?,
+        let doc = &mut self.doc;
+        let read = match &rules.format {
+            Format::Json => return self.read_json(text, profile),
+            Format::Cbor => return self.read_cbor(frame.payload, profile),
+            Format::Plain => {
+                formats::text::plain(text, doc);
+                Ok(())
+            }
+            Format::Delimited(columns) => formats::text::delimited(text, columns, doc),
+            Format::Pairs(rules) => formats::text::pairs(frame.payload, rules, doc),
+            Format::Regex(pattern) => formats::text::regex(text, pattern, doc),
+            Format::Binary(rules) => formats::binary::binary(frame.payload, rules, doc),
+            Format::Nmea => formats::text::nmea(text, doc),
+            Format::Dsmr => formats::dsmr::dsmr(text, doc),
+            Format::Sml | Format::Senml | Format::Sparkplug => {
+                return self.reject(profile, Reason::Malformed, "this format is not read yet");
+            }
+        };
+        match read {
+            Ok(()) => Ok(()),
+            Err(Refusal::Ignored) => Err(Outcome::Ignored),
+            Err(Refusal::Wrong(reason, detail)) => self.reject(profile, reason, detail),
+        }
+    }
+
+    /// What a part of the profile finds at one place, [`Decoder::nodes`].
+    fn reading(
+        &mut self,
+        frame: &Frame<'_>,
+        received: Stamp,
+        out: &mut Batch,
+        (profile, part): (usize, usize),
+        (device_of_route, captures): (&Name, &Captures),
+        tried: &mut Tried,
+    ) {
+        let extractor = &mut self.extractors[profile];
+        let profile = Arc::clone(extractor.profile());
+        let rules = &profile.parts[part];
+        let place = Place { doc: &self.doc, nodes: &self.nodes, captures };
+        if !place.holds(&rules.when) {
+            return;
         }
         let mark = out.mark();
-        let extracted = self.extractors[profile].extract(&self.doc, out);
-        if extracted.values == 0 {
-            return match extracted.rejected.first() {
-                Some(reason) => self.reject(profile, *reason, extracted.first.unwrap_or_default()),
-                None if extracted.without_reading > 0 => Err(Outcome::Ignored),
-                None => self.reject(profile, Reason::NoValue, "none of the fields that the profile knows is there"),
-            };
+        let found = extractor.extract(part, &self.doc, &mut self.nodes, captures, out);
+        tried.without_reading |= found.without_reading > 0;
+        tried.first = tried.first.take().or(found.first);
+        self.rejected.extend(found.rejected);
+        if found.values == 0 {
+            return;
         }
-        self.rejected.extend(extracted.rejected);
-        let at = rules.time.as_ref().and_then(|rule| self.event_time(rule));
+        let place = Place { doc: &self.doc, nodes: &self.nodes, captures };
+        let (at, time_is_wrong) = match rules.time.as_ref().map(|rule| event_time(rule, place, self.zone.as_ref())) {
+            Some(Ok(at)) => (at, false),
+            Some(Err(())) => (None, true),
+            None => (None, false),
+        };
         if frame.retained && at.is_none() {
-            return Err(Outcome::RetainedWithoutTime);
+            out.truncate_fields(mark);
+            tried.without_time = true;
+            return;
         }
-        let device = if rules.device.is_empty() { None } else { self.device_of_payload(&rules.device) };
+        let device = if rules.device.is_empty() { None } else { device_of(&rules.device, place, &mut self.device) };
+        let device = device.and_then(|()| self.devices.name(&self.device));
+        let device = device.unwrap_or_else(|| Arc::clone(device_of_route));
+        if time_is_wrong {
+            self.rejected.push(Reason::BadTime);
+        }
         let arrival = if received.trusted { TimeQuality::Arrival } else { TimeQuality::Unsynced };
         let (time_ms, time_quality) = at.map_or((received.wall_ms, arrival), |ms| (ms, TimeQuality::Device));
+        // What follows of the same device and time is the same reading, unless it says the same again.
+        if tried.readings > 0
+            && rules.each.is_some()
+            && let [.., Record::Reading(before)] = out.records.as_mut_slice()
+            && (&before.device, before.time_ms, before.time_quality) == (&device, time_ms, time_quality)
+            && before.fields.end == mark
+        {
+            let (old, new) = out.fields[before.fields.start as usize..].split_at((mark - before.fields.start) as usize);
+            let is_new = |field: &Field| old.iter().all(|other| other.measurement.name != field.measurement.name);
+            if old.len() + new.len() <= FIELDS_MAX && new.iter().all(is_new) {
+                before.fields.end = out.fields.len() as u32;
+                return;
+            }
+        }
         out.records.push(Record::Reading(Reading {
-            device: device.unwrap_or_else(|| Arc::clone(device_of_route)),
-            profile: Arc::clone(&rules.id),
+            device,
+            profile: Arc::clone(&profile.id),
             time_ms,
             time_quality,
             received,
@@ -289,7 +399,7 @@ impl Decoder {
             alarm: None,
             fields: mark..out.mark(),
         }));
-        Ok(Outcome::Readings(1))
+        tried.readings += 1;
     }
 
     fn read_json(&mut self, text: &str, profile: usize) -> Step<()> {
@@ -303,83 +413,12 @@ impl Decoder {
         }
     }
 
-    fn read_columns(&mut self, text: &str, rules: &Delimited, profile: usize) -> Step<()> {
-        let text = text.trim_end_matches(['\r', '\n']);
-        if rules.comment.as_ref().is_some_and(|comment| text.starts_with(&**comment)) {
-            return Err(Outcome::Ignored);
+    fn read_cbor(&mut self, bytes: &[u8], profile: usize) -> Step<()> {
+        match self.doc.read_cbor(bytes) {
+            Ok(()) if self.doc.root().is_some_and(|(_, node)| matches!(node.kind, Kind::Object | Kind::List)) => Ok(()),
+            Ok(()) => self.reject(profile, Reason::WrongType, "expected a CBOR map"),
+            Err(detail) => self.reject(profile, Reason::Malformed, format!("no CBOR: {detail}")),
         }
-        let columns = || text.split(&*rules.separator).map(str::trim);
-        if rules.header && columns().map(Some).eq(rules.columns.iter().map(|name| Some(&**name))) {
-            return Err(Outcome::Ignored);
-        }
-        let (expected, found) = (rules.columns.len(), columns().count());
-        if expected > 0 && expected != found {
-            return self.reject(profile, Reason::WrongColumns, format!("expected {expected} columns, found {found}"));
-        }
-        self.doc.begin_flat();
-        for (index, column) in columns().enumerate() {
-            let fits = match rules.columns.get(index) {
-                Some(name) => self.doc.push_flat(name, column),
-                None => self.doc.push_flat(&(index + 1).to_string(), column),
-            };
-            if !fits {
-                return self.reject(profile, Reason::TooLarge, format!("{found} columns are too many"));
-            }
-        }
-        Ok(())
-    }
-
-    /// When the payload says that it was measured; a time that is wrong is counted, and the arrival counts instead.
-    fn event_time(&mut self, rule: &TimeRule) -> Option<i64> {
-        let node = self.doc.find(&rule.path)?;
-        let zone = self.zone.as_ref();
-        let read = |format: &TimeFormat| match node.kind {
-            Kind::Number(number) => time::number(number, format),
-            Kind::Text(text) | Kind::Digits(text) => time::text(self.doc.text(text), format, zone),
-            _ => Parsed::Wrong,
-        };
-        if node.kind == Kind::Null {
-            return None;
-        }
-        match rule.formats.iter().map(read).find(|parsed| *parsed != Parsed::Wrong) {
-            // A clock that was never set says so by an old time; that is no error.
-            Some(Parsed::At(ms)) => rule.not_before_ms.is_none_or(|limit| ms >= limit).then_some(ms),
-            Some(Parsed::NoZone) => None,
-            Some(Parsed::Wrong) | None => {
-                self.rejected.push(Reason::BadTime);
-                None
-            }
-        }
-    }
-
-    /// The device that the payload names.
-    fn device_of_payload(&mut self, paths: &[Vec<Box<str>>]) -> Option<Name> {
-        use std::fmt::Write as _;
-        self.device.clear();
-        for path in paths {
-            let Some(node) = self.doc.find(path) else { continue };
-            if matches!(node.kind, Kind::Text(_) | Kind::Digits(_) | Kind::Number(_)) && !self.device.is_empty() {
-                self.device.push('-');
-            }
-            match node.kind {
-                Kind::Text(text) | Kind::Digits(text) => self.device.push_str(self.doc.text(text).trim()),
-                // Writing to a String cannot fail.
-                Kind::Number(number) => drop(write!(self.device, "{number}")),
-                _ => {}
-            }
-        }
-        if self.device.is_empty() || self.device.len() > DEVICE_BYTES_MAX {
-            return None;
-        }
-        if let Some(name) = self.devices.get(self.device.as_str()) {
-            return Some(Arc::clone(name));
-        }
-        if self.devices.len() >= DEVICES_MAX {
-            self.devices.clear();
-        }
-        let name: Name = Arc::from(self.device.as_str());
-        self.devices.insert(self.device.as_str().into(), Arc::clone(&name));
-        Some(name)
     }
 
     fn state(
@@ -428,7 +467,92 @@ impl Decoder {
     }
 }
 
-fn find(profiles: &ProfileSet, id: &str, origin: &str) -> Result<Arc<crate::profile::Profile>, DecoderError> {
+/// What came of a frame so far.
+#[derive(Debug, Default)]
+struct Tried {
+    readings: usize,
+    /// Fields are there that say that there is no reading.
+    without_reading: bool,
+    /// Something was retained and has no time.
+    without_time: bool,
+    /// The first value that was rejected, for a person.
+    first: Option<String>,
+}
+
+/// Names of devices that payloads have.
+#[derive(Debug, Default)]
+struct Devices {
+    known: HashMap<Box<str>, Name>,
+}
+
+impl Devices {
+    fn name(&mut self, device: &str) -> Option<Name> {
+        if device.is_empty() || device.len() > DEVICE_BYTES_MAX {
+            return None;
+        }
+        if let Some(name) = self.known.get(device) {
+            return Some(Arc::clone(name));
+        }
+        if self.known.len() >= DEVICES_MAX {
+            self.known.clear();
+        }
+        let name: Name = Arc::from(device);
+        self.known.insert(device.into(), Arc::clone(&name));
+        Some(name)
+    }
+}
+
+/// The device that the payload names: what is there of several paths, joined.
+fn device_of(paths: &[KeyPath], place: Place<'_>, device: &mut String) -> Option<()> {
+    device.clear();
+    for path in paths {
+        let Some(word) = place.word(path) else { continue };
+        if !device.is_empty() {
+            device.push('-');
+        }
+        device.push_str(word.trim());
+    }
+    (!device.is_empty()).then_some(())
+}
+
+/// When the payload says that it was measured; the arrival counts instead of a time that is wrong, or not to be believed.
+fn event_time(rule: &TimeRule, place: Place<'_>, zone: Option<&TimeZone>) -> Result<Option<i64>, ()> {
+    if !place.holds(&rule.when) {
+        return Ok(None);
+    }
+    let zone = rule.zone.as_ref().or(zone);
+    let joined;
+    let value = match rule.paths.as_slice() {
+        [path] => match place.find(path).map(|node| node.kind) {
+            None | Some(Kind::Null) => return Ok(None),
+            Some(Kind::Number(number)) => Ok(number),
+            Some(Kind::Text(text) | Kind::Digits(text)) => Err(place.doc.text(text)),
+            Some(_) => return Err(()),
+        },
+        paths => {
+            let words: Option<Vec<String>> = paths.iter().map(|path| place.word(path)).collect();
+            let Some(words) = words else { return Ok(None) };
+            joined = words.join(" ");
+            Err(joined.as_str())
+        }
+    };
+    // A device that has no time says nothing, with or without commas.
+    if value.is_err_and(|text| text.trim().is_empty()) {
+        return Ok(None);
+    }
+    let read = |format: &TimeFormat| match value {
+        Ok(number) => time::number(number, format),
+        Err(text) => time::text(text, format, zone),
+    };
+    match rule.formats.iter().map(read).find(|parsed| *parsed != Parsed::Wrong) {
+        // A clock that was never set says so by an old time; that is no error.
+        Some(Parsed::At(ms)) => Ok(rule.not_before_ms.is_none_or(|limit| ms >= limit).then_some(ms)),
+        Some(Parsed::NoZone) => Ok(None),
+        Some(Parsed::Wrong) | None => Err(()),
+    }
+}
+
+fn find(profiles: &ProfileSet, id: &str, origin: &str) -> Result<Arc<Profile>, DecoderError> {
     profiles.get(id).cloned().map_err(|error| DecoderError::Unknown { origin: origin.to_owned(), error })
 }
 

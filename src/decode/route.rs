@@ -12,13 +12,16 @@ use crate::reading::Name;
 /// Topics that are remembered; when there are more, all are forgotten.
 const TOPICS_MAX: usize = 10_000;
 
+/// What a topic says besides the device, by name.
+pub(super) type Captures = Arc<[(Box<str>, Box<str>)]>;
+
 /// Where a frame goes.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Route {
     /// A profile asks not to take it, and none does.
     Ignored,
     /// A profile reads it.
-    Readings { profile: usize, device: Name },
+    Readings { profile: usize, device: Name, captures: Captures },
     /// It is a state, by that rule of the profile.
     State { profile: usize, rule: usize, device: Name },
 }
@@ -43,7 +46,7 @@ pub(super) struct Routes {
 
 impl Routes {
     pub(super) fn one_device(device: Name) -> Self {
-        Self { only: Some(Route::Readings { profile: 0, device }), ..Self::default() }
+        Self { only: Some(Route::Readings { profile: 0, device, captures: Arc::default() }), ..Self::default() }
     }
 
     pub(super) fn is_serial(&self) -> bool {
@@ -123,11 +126,13 @@ impl Routes {
                 continue;
             }
             for pattern in &patterns.readings {
-                if let Some(captured) = pattern.matches(topic) {
+                let mut captures = Vec::new();
+                let capture = |name: &str, word: &str| captures.push((format!("@{name}").into(), word.into()));
+                if let Some(captured) = pattern.matches_with(topic, capture) {
                     // Without a capture the topic is the name: the payload usually has a better one.
                     let device = if pattern.has_device() { name(captured) } else { name(topic) };
                     if let Some(device) = device {
-                        return Some(Route::Readings { profile, device });
+                        return Some(Route::Readings { profile, device, captures: captures.into() });
                     }
                 }
             }

@@ -16,6 +16,9 @@ pub enum TimeFormat {
     Epoch,
     /// Milliseconds since then.
     EpochMs,
+    /// `YYMMDDhhmmss` with `S` for summer and `W` for winter time of Central Europe, as P1 ports say it; without either
+    /// letter it is the time of the zone.
+    Dsmr,
     /// A pattern of `strptime`, such as `%d.%m.%Y %H:%M:%S`.
     Pattern(Box<str>),
 }
@@ -29,6 +32,7 @@ impl TimeFormat {
             "local" => Self::Local,
             "epoch" => Self::Epoch,
             "epoch_ms" => Self::EpochMs,
+            "dsmr" => Self::Dsmr,
             // Formatting nothing checks the pattern's words.
             _ if word.contains('%') && !word.contains('\0') => Self::Pattern(word.into()),
             _ => return None,
@@ -70,6 +74,7 @@ pub(super) fn text(text: &str, format: &TimeFormat, zone: Option<&TimeZone>) -> 
         TimeFormat::Epoch | TimeFormat::EpochMs => {
             return text.parse().map_or(Parsed::Wrong, |value| number(value, format));
         }
+        TimeFormat::Dsmr => return dsmr(text, zone),
         TimeFormat::Local => match text.parse::<DateTime>() {
             Ok(time) => return local(time, zone),
             Err(_) => None,
@@ -83,6 +88,24 @@ pub(super) fn text(text: &str, format: &TimeFormat, zone: Option<&TimeZone>) -> 
         },
     };
     parsed.map_or(Parsed::Wrong, |time| in_range(time.as_millisecond()))
+}
+
+fn dsmr(text: &str, zone: Option<&TimeZone>) -> Parsed {
+    let (digits, offset) = match text.strip_suffix('W') {
+        Some(digits) => (digits, Some(1)),
+        None => text.strip_suffix('S').map_or((text, None), |digits| (digits, Some(2))),
+    };
+    if digits.len() != 12 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Parsed::Wrong;
+    }
+    let two = |at: usize| digits[at..at + 2].parse::<i8>().unwrap_or_default();
+    match DateTime::new(2000 + i16::from(two(0)), two(2), two(4), two(6), two(8), two(10), 0) {
+        Err(_) => Parsed::Wrong,
+        Ok(time) => match offset {
+            Some(hours) => local(time, Some(&TimeZone::fixed(jiff::tz::offset(hours)))),
+            None => local(time, zone),
+        },
+    }
 }
 
 /// A wall-clock time that occurs twice, when clocks are set back, is taken as the first.
@@ -119,6 +142,12 @@ mod tests {
             ("2026-03-29T02:30:00", "local", true, Parsed::At(1_774_747_800_000)),
             ("1777896000.5", "epoch", false, Parsed::At(1_777_896_000_500)),
             ("1777896000500", "epoch_ms", false, Parsed::At(1_777_896_000_500)),
+            ("260504140000S", "dsmr", false, Parsed::At(1_777_896_000_000)),
+            ("260504130000W", "dsmr", false, Parsed::At(1_777_896_000_000)),
+            ("260504140000", "dsmr", true, Parsed::At(1_777_896_000_000)),
+            ("260504140000", "dsmr", false, Parsed::NoZone),
+            ("261304140000S", "dsmr", false, Parsed::Wrong),
+            ("2605041400é", "dsmr", false, Parsed::Wrong),
             ("-1", "epoch", false, Parsed::Wrong),
             ("NaN", "epoch", false, Parsed::Wrong),
             ("1e300", "epoch", false, Parsed::Wrong),

@@ -1,16 +1,4 @@
-//! The built-in profiles. A test proves that this list is the folder `firmware-profiles`, and that each file is valid.
+//! The built-in profiles: all files of the folder `firmware-profiles`, as `build.rs` finds them. A test proves that each of
+//! them is valid.
 
-macro_rules! files {
-    ($($path:literal,)+) => {
-        /// Path below `firmware-profiles`, and content.
-        pub const FILES: &[(&str, &str)] = &[$(($path, include_str!(concat!("../../firmware-profiles/", $path))),)+];
-    };
-}
-
-files! {
-    "generic/csv-line.toml",
-    "generic/json-line.toml",
-    "generic/json.toml",
-    "tasmota/tasmota.toml",
-    "zigbee2mqtt/zigbee2mqtt.toml",
-}
+include!(concat!(env!("OUT_DIR"), "/builtin_profiles.rs"));

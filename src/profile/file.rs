@@ -1,15 +1,18 @@
 //! The shape of a profile file, and what makes it a [`Profile`]. Unknown keys are errors; errors name the line.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::format::{self, BinaryPart, DelimitedPart, PairsPart, Parts, RegexPart};
 use super::{
-    Condition, Convert, Delimited, FieldRule, Format, KeyPath, LineSettings, NamePattern, Path, PatternError, Profile,
-    ProfileError, Sample, StateRule, TimeRule, Topics, Transport, ValueType, sample,
+    Condition, Convert, FieldRule, KeyPath, LineSettings, NamePattern, Part, Path, PatternError, Profile, ProfileError,
+    Sample, StateRule, TimeRule, Topics, Transport, UnitRule, ValueType, sample,
 };
 use crate::config::Parity;
 use crate::decode::TimeFormat;
@@ -26,7 +29,10 @@ struct ProfileFile {
     format: Spanned<String>,
     mqtt: Option<Spanned<MqttPart>>,
     serial: Option<Spanned<SerialPart>>,
-    delimited: Option<DelimitedPart>,
+    delimited: Option<Spanned<DelimitedPart>>,
+    pairs: Option<Spanned<PairsPart>>,
+    regex: Option<Spanned<RegexPart>>,
+    binary: Option<Spanned<BinaryPart>>,
     device: Option<Spanned<OneOrMany>>,
     time: Option<TimePart>,
     #[serde(default)]
@@ -34,10 +40,26 @@ struct ProfileFile {
     #[serde(default)]
     field: Vec<Spanned<FieldPart>>,
     #[serde(default)]
+    part: Vec<Spanned<PartPart>>,
+    #[serde(default)]
     sample: Vec<Spanned<sample::SamplePart>>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PartPart {
+    each: Option<Spanned<String>>,
+    device: Option<Spanned<OneOrMany>>,
+    time: Option<TimePart>,
+    #[serde(default)]
+    when: Vec<WhenPart>,
+    #[serde(default)]
+    skip: Vec<Spanned<String>>,
+    #[serde(default)]
+    field: Vec<Spanned<FieldPart>>,
+}
+
+#[derive(Deserialize, Clone)]
 #[serde(untagged)]
 enum OneOrMany {
     One(String),
@@ -85,23 +107,15 @@ struct SerialPart {
     frame_bytes_max: Option<usize>,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct DelimitedPart {
-    separator: Option<String>,
-    #[serde(default)]
-    columns: Vec<String>,
-    #[serde(default)]
-    header: bool,
-    comment: Option<String>,
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TimePart {
-    path: Spanned<String>,
+    path: Spanned<OneOrMany>,
     format: Spanned<OneOrMany>,
     not_before: Option<Spanned<String>>,
+    zone: Option<Spanned<String>>,
+    #[serde(default)]
+    when: Vec<WhenPart>,
 }
 
 #[derive(Deserialize)]
@@ -110,11 +124,20 @@ struct FieldPart {
     path: String,
     name: String,
     unit: Option<String>,
+    #[serde(default)]
+    units: BTreeMap<String, String>,
     kind: Option<String>,
     #[serde(rename = "type")]
     value_type: Option<String>,
     scale: Option<f64>,
     offset: Option<f64>,
+    bits: Option<[u8; 2]>,
+    bit: Option<u8>,
+    #[serde(default)]
+    degrees: bool,
+    negative: Option<WhenPart>,
+    #[serde(default)]
+    words: BTreeMap<String, String>,
     min: Option<f64>,
     max: Option<f64>,
     #[serde(default)]
@@ -133,7 +156,8 @@ struct FieldPart {
 #[serde(deny_unknown_fields)]
 struct WhenPart {
     path: Option<String>,
-    is: Option<String>,
+    is: Option<OneOrMany>,
+    not: Option<OneOrMany>,
     above: Option<f64>,
 }
 
@@ -175,19 +199,11 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
     if parts.description.get_ref().trim().is_empty() {
         return fault(&parts.description.span(), "description: say in a line which devices it is for");
     }
-    if parts.field.is_empty() {
+    if parts.field.is_empty() && parts.part.is_empty() {
         return fault(&parts.id.span(), "expected at least one [[field]]: without one no reading comes out");
     }
-    let format = match (parts.format.get_ref().as_str(), parts.delimited) {
-        ("json", None) => Format::Json,
-        ("delimited", delimited) => {
-            Format::Delimited(self::delimited(delimited.unwrap_or_default(), &parts.format.span())?)
-        }
-        ("json", Some(_)) => {
-            return fault(&parts.format.span(), "a [delimited] part belongs to format = \"delimited\"");
-        }
-        (other, _) => return fault(&parts.format.span(), format!("format `{other}`: expected `json` or `delimited`")),
-    };
+    let more = Parts { delimited: parts.delimited, pairs: parts.pairs, regex: parts.regex, binary: parts.binary };
+    let format = format::build(&parts.format, more)?;
     let transport = match (parts.transport.get_ref().as_str(), parts.mqtt, parts.serial) {
         ("mqtt", Some(mqtt), None) => Transport::Mqtt(topics(mqtt.into_inner())?),
         ("serial", None, serial) => Transport::Serial(match serial {
@@ -205,15 +221,33 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
             return fault(&parts.transport.span(), format!("transport `{other}`: expected `mqtt` or `serial`"));
         }
     };
-    let device = match parts.device {
-        None => Vec::new(),
-        Some(device) => {
-            let span = device.span();
-            device.into_inner().into_vec().iter().map(|path| key_path(path, &span)).collect::<Result<_, _>>()?
-        }
+    let whole = PartPart {
+        each: None,
+        device: parts.device,
+        time: parts.time,
+        when: Vec::new(),
+        skip: parts.skip,
+        field: parts.field,
     };
-    let fields = parts.field.into_iter().map(field).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
-    let skip = parts.skip.iter().map(|path| at(&path.span(), Path::parse(path.get_ref()))).collect::<Result<_, _>>()?;
+    let whole = part(whole, &parts.id.span())?;
+    let mut all = Vec::new();
+    for more in parts.part {
+        let span = more.span();
+        let more = more.into_inner();
+        if more.field.is_empty() {
+            return fault(&span, "part: expected at least one [[part.field]]");
+        }
+        let mut more = part(more, &span)?;
+        // What is said for the whole frame holds for a part that does not say otherwise.
+        if more.device.is_empty() {
+            more.device.clone_from(&whole.device);
+        }
+        more.time = more.time.or_else(|| whole.time.clone());
+        all.push(more);
+    }
+    if !whole.fields.is_empty() {
+        all.insert(0, whole);
+    }
     let samples = parts.sample.into_iter().map(Sample::build).collect::<Result<_, _>>()?;
     Ok(Profile {
         id: Arc::from(id.as_str()),
@@ -221,12 +255,33 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
         source: parts.source,
         transport,
         format,
-        device,
-        time: parts.time.map(time).transpose()?,
-        fields,
-        skip,
+        parts: all,
         samples,
     })
+}
+
+fn part(part: PartPart, span: &Range<usize>) -> Result<Part, Fault> {
+    let each = match part.each {
+        None => None,
+        Some(text) => {
+            let path = at(&text.span(), Path::parse(text.get_ref()))?;
+            if path.is_deep() {
+                return fault(&text.span(), "each: `**` may not stand in it; write `*` for each level");
+            }
+            Some(path)
+        }
+    };
+    let device = match part.device {
+        None => Vec::new(),
+        Some(device) => {
+            let span = device.span();
+            device.into_inner().into_vec().iter().map(|path| key_path(path, &span)).collect::<Result<_, _>>()?
+        }
+    };
+    let fields = part.field.into_iter().map(field).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+    let skip = part.skip.iter().map(|path| at(&path.span(), Path::parse(path.get_ref()))).collect::<Result<_, _>>()?;
+    let when = part.when.into_iter().map(|when| condition(when, span)).collect::<Result<_, _>>()?;
+    Ok(Part { each, device, time: part.time.map(time).transpose()?, when, fields, skip })
 }
 
 fn key_path(text: &str, span: &Range<usize>) -> Result<KeyPath, Fault> {
@@ -296,24 +351,10 @@ fn line_settings(part: Spanned<SerialPart>) -> Result<LineSettings, Fault> {
     })
 }
 
-fn delimited(part: DelimitedPart, span: &Range<usize>) -> Result<Delimited, Fault> {
-    let separator = part.separator.unwrap_or_else(|| ",".to_owned());
-    if separator.is_empty() || part.comment.as_deref() == Some("") {
-        return fault(span, "delimited: the separator and the comment mark must not be empty");
-    }
-    if part.header && part.columns.is_empty() {
-        return fault(span, "delimited: `header` needs the names in `columns`");
-    }
-    Ok(Delimited {
-        separator: separator.into(),
-        columns: part.columns.into_iter().map(Into::into).collect(),
-        header: part.header,
-        comment: part.comment.map(Into::into),
-    })
-}
-
 fn time(part: TimePart) -> Result<TimeRule, Fault> {
-    let path = key_path(part.path.get_ref(), &part.path.span())?;
+    let span = part.path.span();
+    let paths = part.path.into_inner().into_vec();
+    let paths = paths.iter().map(|path| key_path(path, &span)).collect::<Result<_, _>>()?;
     let span = part.format.span();
     let mut formats = Vec::new();
     for word in part.format.into_inner().into_vec() {
@@ -323,7 +364,7 @@ fn time(part: TimePart) -> Result<TimeRule, Fault> {
                 return fault(
                     &span,
                     format!(
-                        "time format `{word}`: expected `rfc3339`, `local`, `epoch`, `epoch_ms` or a pattern with %"
+                        "time format `{word}`: expected `rfc3339`, `local`, `epoch`, `epoch_ms`, `dsmr` or a pattern with %"
                     ),
                 );
             }
@@ -336,7 +377,15 @@ fn time(part: TimePart) -> Result<TimeRule, Fault> {
             Err(_) => return fault(&text.span(), "not_before: expected a time such as `2020-01-01T00:00:00Z`"),
         },
     };
-    Ok(TimeRule { path, formats, not_before_ms })
+    let zone = match part.zone {
+        None => None,
+        Some(name) => match TimeZone::get(name.get_ref()) {
+            Ok(zone) => Some(zone),
+            Err(_) => return fault(&name.span(), "zone: expected `UTC` or a name such as `Europe/Amsterdam`"),
+        },
+    };
+    let when = part.when.into_iter().map(|when| condition(when, &span)).collect::<Result<_, _>>()?;
+    Ok(TimeRule { paths, formats, not_before_ms, zone, when })
 }
 
 /// One rule, and a second one for the elements where the value may be a list.
@@ -357,9 +406,14 @@ fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
         Some("counter") => MeasurementKind::Counter,
         Some(other) => return fault(&span, format!("kind `{other}`: expected `gauge` or `counter`")),
     };
-    let numeric = part.scale.is_some() || part.offset.is_some() || part.min.is_some() || part.max.is_some();
+    let numeric = part.scale.is_some()
+        || part.offset.is_some()
+        || part.min.is_some()
+        || part.max.is_some()
+        || part.degrees
+        || part.negative.is_some();
     if value_type != ValueType::Number && (numeric || part.unit.is_some()) {
-        return fault(&span, "unit, scale, offset, min and max are for type = \"number\"");
+        return fault(&span, "unit, scale, offset, min, max, degrees and negative are for type = \"number\"");
     }
     if value_type != ValueType::Flag && !(part.on.is_empty() && part.off.is_empty()) {
         return fault(&span, "on and off are for type = \"flag\"");
@@ -379,11 +433,43 @@ fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
         }
     }
     let when = part.when.into_iter().map(|when| condition(when, &span)).collect::<Result<_, _>>()?;
+    if value_type != ValueType::Text && !part.words.is_empty() {
+        return fault(&span, "words are for type = \"text\"");
+    }
+    let bits = match (part.bits, part.bit) {
+        (None, None) => None,
+        (Some([lowest, count]), None) if count > 0 && lowest + count <= 53 => Some((lowest, count)),
+        (None, Some(bit)) if bit < 53 => Some((bit, 1)),
+        _ => return fault(&span, "expected either `bit`, or `bits = [lowest, how many]`, within the lowest 53"),
+    };
+    let negative = match part.negative {
+        None => None,
+        Some(WhenPart { path: Some(path), is: Some(words), not: None, above: None }) => {
+            let words = words.into_vec().into_iter().map(Into::into).collect();
+            Some((key_path(&path, &span)?, words))
+        }
+        Some(_) => return fault(&span, "negative: expected { path, is }"),
+    };
+    let unit = match part.unit {
+        None if !part.units.is_empty() => return fault(&span, "units translate what `unit = \"{path}\"` finds"),
+        None => None,
+        Some(text) => match text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
+            None => Some(UnitRule::Fixed(text.into())),
+            Some(path) => {
+                let words = part.units.into_iter().map(|(word, code)| (word.into(), code.into())).collect();
+                Some(UnitRule::Found(key_path(path, &span)?, words))
+            }
+        },
+    };
     let rule = FieldRule {
+        bits,
+        degrees: part.degrees,
+        negative,
+        words: part.words.into_iter().map(|(word, meaning)| (word.into(), meaning.into())).collect(),
         open: path.is_open(),
         path,
         name,
-        unit: part.unit.map(Into::into),
+        unit,
         kind,
         value_type,
         convert: ((scale, offset) != (1.0, 0.0)).then_some(Convert { scale, offset }),
@@ -411,10 +497,12 @@ fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
 }
 
 fn condition(part: WhenPart, span: &Range<usize>) -> Result<Condition, Fault> {
-    match (part.path, part.is, part.above) {
-        (Some(path), None, None) => Ok(Condition::Present(key_path(&path, span)?)),
-        (Some(path), Some(is), None) => Ok(Condition::Is(key_path(&path, span)?, is.into())),
-        (None, None, Some(above)) => Ok(Condition::Above(above)),
-        _ => fault(span, "when: expected { path }, { path, is } or { above }"),
+    let words = |words: OneOrMany| words.into_vec().into_iter().map(Into::into).collect();
+    match (part.path, part.is, part.not, part.above) {
+        (Some(path), None, None, None) => Ok(Condition::Present(key_path(&path, span)?)),
+        (Some(path), Some(is), None, None) => Ok(Condition::Is(key_path(&path, span)?, words(is))),
+        (Some(path), None, Some(not), None) => Ok(Condition::Not(key_path(&path, span)?, words(not))),
+        (None, None, None, Some(above)) => Ok(Condition::Above(above)),
+        _ => fault(span, "when: expected { path }, { path, is }, { path, not } or { above }"),
     }
 }

@@ -9,6 +9,7 @@
 
 mod builtin;
 mod file;
+mod format;
 mod path;
 mod sample;
 mod topic;
@@ -18,9 +19,12 @@ use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
 pub use builtin::FILES as BUILTIN_FILES;
+pub use format::{Binary, BinaryKind, BinaryValue, Delimited, Format, Pairs, TextPattern};
 pub use path::{NAME_BYTES_MAX, NamePattern, Path, PatternError, sanitise};
 pub use sample::{Mismatch, Sample, SampleReading, run_samples};
 pub use topic::{LEVELS_MAX, TopicPattern, covers};
+
+use jiff::tz::TimeZone;
 
 use crate::config::{Parity, Serial};
 use crate::decode::TimeFormat;
@@ -39,19 +43,39 @@ pub struct Profile {
     pub transport: Transport,
     /// How a frame is written.
     pub format: Format,
-    /// Where the payload names the device; several are joined with `-`. The topic or the port names it otherwise.
-    pub device: Vec<KeyPath>,
-    /// Where the payload says when it was measured.
-    pub time: Option<TimeRule>,
-    /// What is in a frame, in the order of the file: of several rules that match a path the first that applies counts.
-    pub fields: Vec<FieldRule>,
-    /// Paths that are never taken.
-    pub skip: Vec<Path>,
+    /// What is in a frame: each of them gives readings of its own.
+    pub parts: Vec<Part>,
     /// The profile's own test.
     pub samples: Vec<Sample>,
 }
 
-/// A path of plain keys: it names at most one value.
+impl Profile {
+    /// The rules of all its parts.
+    pub fn fields(&self) -> impl Iterator<Item = &FieldRule> {
+        self.parts.iter().flat_map(|part| &part.fields)
+    }
+}
+
+/// What gives one reading for each place that it is at: most frames are one such part, and its place is the whole frame.
+#[derive(Clone, Debug, Default)]
+pub struct Part {
+    /// Where it is, as often as that matches; the whole frame if nothing is said. Paths of the part begin there, and what is
+    /// not found there is looked for in what is around it.
+    pub each: Option<Path>,
+    /// Where the payload names the device; several are joined with `-`. The topic or the port names it otherwise.
+    pub device: Vec<KeyPath>,
+    /// Where the payload says when it was measured.
+    pub time: Option<TimeRule>,
+    /// All must hold, or it gives nothing.
+    pub when: Vec<Condition>,
+    /// What is in it, in the order of the file: of several rules that match a path the first that applies counts.
+    pub fields: Vec<FieldRule>,
+    /// Paths that are never taken.
+    pub skip: Vec<Path>,
+}
+
+/// A path of plain keys: it names at most one value. `@key` is the key or position of the place where it is looked for,
+/// and `@NAME` what `{NAME}` took from the topic.
 pub type KeyPath = Vec<Box<str>>;
 
 /// How frames arrive.
@@ -108,35 +132,17 @@ pub struct LineSettings {
     pub frame_bytes_max: Option<usize>,
 }
 
-/// How a frame is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// JSON (RFC 8259).
-    Json,
-    /// Text in columns.
-    Delimited(Delimited),
-}
-
-/// Text in columns.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delimited {
-    /// What stands between two columns.
-    pub separator: Box<str>,
-    /// The columns' names; without them a column is its number, counted from 1.
-    pub columns: Vec<Box<str>>,
-    /// Whether a line that repeats the columns' names is passed over.
-    pub header: bool,
-    /// A line that begins with it is passed over.
-    pub comment: Option<Box<str>>,
-}
-
 /// Where a payload says when it was measured.
 #[derive(Clone, Debug)]
 pub struct TimeRule {
-    /// Where.
-    pub path: KeyPath,
+    /// Where; several are joined with spaces.
+    pub paths: Vec<KeyPath>,
     /// How it may be written; the first that fits counts.
     pub formats: Vec<TimeFormat>,
+    /// The zone of times without one, where the device knows better than the configuration.
+    pub zone: Option<TimeZone>,
+    /// All must hold, or the payload's time is not to be believed: a clock that says that it was not set.
+    pub when: Vec<Condition>,
     /// A time before this is that of a clock which was never set: the arrival counts.
     pub not_before_ms: Option<i64>,
 }
@@ -162,13 +168,21 @@ pub struct FieldRule {
     /// The measurement's name.
     pub name: NamePattern,
     /// UCUM code.
-    pub unit: Option<Box<str>>,
+    pub unit: Option<UnitRule>,
     /// Gauge or counter.
     pub kind: MeasurementKind,
     /// What it must be.
     pub value_type: ValueType,
     /// Result = number * scale + offset; `None` for a number that is taken as it is.
     pub convert: Option<Convert>,
+    /// The bits of a whole number that count: the lowest of them, and how many.
+    pub bits: Option<(u8, u8)>,
+    /// The number is degrees and minutes as NMEA 0183 writes them: `5222.3198` is 52 degrees and 22.3198 minutes.
+    pub degrees: bool,
+    /// The number is negative where there is one of these texts: `S` for a latitude.
+    pub negative: Option<(KeyPath, Vec<Box<str>>)>,
+    /// What a number or a word stands for.
+    pub words: Vec<(Box<str>, Box<str>)>,
     /// What is possible, after the conversion.
     pub range: Option<(f64, f64)>,
     /// Numbers that mean "no reading", before the conversion.
@@ -187,6 +201,26 @@ pub struct FieldRule {
     pub open: bool,
 }
 
+/// Where a unit comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UnitRule {
+    /// It is always the same.
+    Fixed(Box<str>),
+    /// The payload says it, in words of its own: those that are listed stand for a UCUM code, others are taken as they are.
+    Found(KeyPath, Vec<(Box<str>, Box<str>)>),
+}
+
+impl UnitRule {
+    /// The code, where it is always the same.
+    #[must_use]
+    pub fn fixed(&self) -> Option<&str> {
+        match self {
+            Self::Fixed(code) => Some(code),
+            Self::Found(..) => None,
+        }
+    }
+}
+
 /// A linear conversion.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Convert {
@@ -201,8 +235,10 @@ pub struct Convert {
 pub enum Condition {
     /// There is a value, not null, at that path.
     Present(KeyPath),
-    /// The value at that path is this text.
-    Is(KeyPath, Box<str>),
+    /// The value at that path is one of these texts.
+    Is(KeyPath, Vec<Box<str>>),
+    /// There is no value at that path, or it is none of these texts.
+    Not(KeyPath, Vec<Box<str>>),
     /// The number itself is greater than this.
     Above(f64),
 }

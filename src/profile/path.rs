@@ -96,6 +96,32 @@ impl Path {
         matches!(self.segments.last(), Some(Segment::Any | Segment::Deep | Segment::Glob { .. }))
     }
 
+    /// Whether `**` is in it.
+    #[must_use]
+    pub fn is_deep(&self) -> bool {
+        self.segments.contains(&Segment::Deep)
+    }
+
+    /// How many levels it has, if `**` is not in it.
+    #[must_use]
+    pub fn levels(&self) -> usize {
+        self.segments.len()
+    }
+
+    /// Whether a key fits its level, counted from 0.
+    #[must_use]
+    pub fn fits(&self, level: usize, key: &str) -> bool {
+        match self.segments.get(level) {
+            None => false,
+            Some(Segment::Key(wanted)) => **wanted == *key,
+            Some(Segment::Any | Segment::Deep) => true,
+            Some(Segment::OneOf(keys)) => keys.iter().any(|wanted| **wanted == *key),
+            Some(Segment::Glob { before, after }) => {
+                key.strip_prefix(&**before).is_some_and(|rest| rest.ends_with(&**after))
+            }
+        }
+    }
+
     /// The plain keys, if it is made of nothing else.
     #[must_use]
     pub fn plain(&self) -> Option<Vec<Box<str>>> {
@@ -156,7 +182,12 @@ impl Path {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Text(Box<str>),
-    Capture { index: usize, plus_one: bool },
+    Capture {
+        index: usize,
+        plus_one: bool,
+    },
+    /// What the payload has at that path.
+    Found(Vec<Box<str>>),
 }
 
 /// A measurement's name with captures in it: `{1}_temperature`, or `channel_{1+1}` for lists counted from one.
@@ -183,11 +214,19 @@ impl NamePattern {
                 Ok(number) if (1..=captures).contains(&number) => {
                     parts.push(Part::Capture { index: number - 1, plus_one });
                 }
-                _ => {
+                Ok(_) => {
                     return error(format!(
                         "name `{text}`: `{{{inside}}}` should be the number of a capture, and the path gives {captures}"
                     ));
                 }
+                Err(_) => match Path::parse(inside)?.plain() {
+                    Some(keys) => parts.push(Part::Found(keys)),
+                    None => {
+                        return error(format!(
+                            "name `{text}`: `{{{inside}}}` should be the number of a capture, or plain keys"
+                        ));
+                    }
+                },
             }
             rest = after;
         }
@@ -195,7 +234,7 @@ impl NamePattern {
         parts.retain(|part| !matches!(part, Part::Text(text) if text.is_empty()));
         let wrong = |part: &Part| match part {
             Part::Text(text) => !text.bytes().all(is_name_byte),
-            Part::Capture { .. } => false,
+            Part::Capture { .. } | Part::Found(_) => false,
         };
         if parts.is_empty() || parts.iter().any(wrong) {
             return error(format!("name `{text}`: expected a-z, 0-9, `_` and captures such as `{{1}}`"));
@@ -226,6 +265,12 @@ impl NamePattern {
         }
     }
 
+    /// Whether the payload says a part of it.
+    #[must_use]
+    pub fn is_found(&self) -> bool {
+        self.parts.iter().any(|part| matches!(part, Part::Found(_)))
+    }
+
     /// Whether it is nothing but what the path captured.
     #[must_use]
     pub fn is_one_capture(&self) -> bool {
@@ -235,6 +280,12 @@ impl NamePattern {
     /// The name that these captures give.
     #[must_use]
     pub fn name(&self, captures: &[String]) -> String {
+        self.name_with(captures, |_| Some(String::new())).unwrap_or_default()
+    }
+
+    /// The same where the payload says a part of it; nothing if it does not.
+    #[must_use]
+    pub fn name_with(&self, captures: &[String], find: impl Fn(&[Box<str>]) -> Option<String>) -> Option<String> {
         let mut text = String::new();
         for part in &self.parts {
             match part {
@@ -246,9 +297,10 @@ impl NamePattern {
                         _ => text.push_str(capture),
                     }
                 }
+                Part::Found(path) => text.push_str(&find(path)?),
             }
         }
-        sanitise(&text)
+        Some(sanitise(&text))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Topic patterns of profiles: MQTT topic filters whose wildcards have names.
 //!
 //! `tele/{device}/SENSOR` captures one level, `zigbee2mqtt/{device...}` all that follow, `tele/{device...}/SENSOR` up to
-//! [`LEVELS_MAX`] levels in the middle. `+` and a `#` at the end match as in MQTT and capture nothing.
+//! [`LEVELS_MAX`] levels in the middle, and any other name one level that the rules can look up as `@name`. `+` and a `#` at the end match as in MQTT and capture nothing.
 
 use super::path::PatternError;
 
@@ -15,6 +15,8 @@ enum Level {
     One {
         device: bool,
     },
+    /// `{sensor}`: a level with a name of its own.
+    Named(Box<str>),
     /// `{device...}` (one level or more) or `#` (none or more, and it captures nothing).
     Many {
         device: bool,
@@ -46,7 +48,14 @@ impl TopicPattern {
                     return error("`+` and `#` stand for whole levels, `#` only at the end");
                 }
                 _ if level.contains(['{', '}']) => {
-                    return error("expected `{device}` or `{device...}` as a whole level");
+                    let name = level.strip_prefix('{').and_then(|level| level.strip_suffix('}'));
+                    let is_name = |name: &&str| {
+                        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+                    };
+                    match name.filter(is_name) {
+                        Some(name) => Level::Named(name.into()),
+                        None => return error("expected `{device}`, `{device...}` or `{name}` as a whole level"),
+                    }
                 }
                 _ => Level::Text(level.into()),
             });
@@ -78,6 +87,11 @@ impl TopicPattern {
     /// Matches a topic; gives the device that it captures, empty if the pattern has none.
     #[must_use]
     pub fn matches<'t>(&self, topic: &'t str) -> Option<&'t str> {
+        self.matches_with(topic, |_, _| {})
+    }
+
+    /// The same, and gives what the other names capture.
+    pub fn matches_with<'t>(&self, topic: &'t str, mut capture: impl FnMut(&str, &'t str)) -> Option<&'t str> {
         let count = topic.split('/').count();
         let fixed = self.levels.iter().filter(|level| !matches!(level, Level::Many { .. })).count();
         let spare = count.checked_sub(fixed)?;
@@ -105,6 +119,7 @@ impl TopicPattern {
                 Level::Text(text) if **text == *word => {}
                 Level::Text(_) => return None,
                 Level::One { device: true } | Level::Many { device: true } => device = word,
+                Level::Named(name) => capture(name, word),
                 Level::One { .. } | Level::Many { .. } => {}
             }
         }
@@ -120,7 +135,7 @@ impl TopicPattern {
             .map(|levels| {
                 let words = self.levels.iter().enumerate().map(|(index, level)| match level {
                     Level::Text(text) => text.to_string(),
-                    Level::One { .. } => "+".to_owned(),
+                    Level::One { .. } | Level::Named(_) => "+".to_owned(),
                     Level::Many { .. } if index == last => "#".to_owned(),
                     Level::Many { .. } => vec!["+"; levels].join("/"),
                 });

@@ -1,0 +1,315 @@
+//! How a payload is written: what takes it apart, before the rules look at it.
+
+use std::ops::Range;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::file::{Fault, fault};
+
+/// How a frame is written.
+#[derive(Clone, Debug)]
+pub enum Format {
+    /// JSON (RFC 8259).
+    Json,
+    /// CBOR (RFC 8949).
+    Cbor,
+    /// The payload is one value; its key is `value`.
+    Plain,
+    /// Text in columns.
+    Delimited(Delimited),
+    /// Text of names and values.
+    Pairs(Pairs),
+    /// Text that a regular expression takes apart: its named groups are the keys.
+    Regex(TextPattern),
+    /// Bytes at fixed places.
+    Binary(Binary),
+    /// An NMEA 0183 sentence: `talker`, `sentence`, and its fields counted from 1.
+    Nmea,
+    /// A DSMR P1 telegram: OBIS codes, and what is on the M-Bus below `mbus`.
+    Dsmr,
+    /// Smart Message Language, as German meters send it: `server`, and `values` by OBIS code.
+    Sml,
+    /// SenML (RFC 8428) in JSON or CBOR, resolved: `records` of device, time and `values`.
+    Senml,
+    /// A Sparkplug B payload: `time`, and `metrics` by name.
+    Sparkplug,
+}
+
+impl Format {
+    /// Whether bytes that are no text are an error of their own.
+    #[must_use]
+    pub fn is_text(&self) -> bool {
+        !matches!(self, Self::Cbor | Self::Binary(_) | Self::Sml | Self::Senml | Self::Sparkplug | Self::Pairs(_))
+    }
+}
+
+/// Text in columns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delimited {
+    /// What stands between two columns.
+    pub separator: Box<str>,
+    /// The columns' names; without them a column is its number, counted from 1.
+    pub columns: Vec<Box<str>>,
+    /// Whether a line that repeats the columns' names is passed over.
+    pub header: bool,
+    /// A line that begins with it is passed over.
+    pub comment: Option<Box<str>>,
+}
+
+/// Text of names and values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pairs {
+    /// What stands between two pairs.
+    pub separator: Box<str>,
+    /// What stands between name and value.
+    pub equals: Box<str>,
+    /// Names whose values need not be text: a checksum.
+    pub ignore: Vec<Box<str>>,
+}
+
+/// A regular expression with named groups.
+#[derive(Clone, Debug)]
+pub struct TextPattern(pub regex_lite::Regex);
+
+/// Bytes at fixed places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binary {
+    /// How many bytes a frame must have; any number if nothing is said.
+    pub length: Option<usize>,
+    /// What is where.
+    pub values: Vec<BinaryValue>,
+}
+
+/// A value of a binary frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BinaryValue {
+    /// Its key.
+    pub key: Box<str>,
+    /// Where it begins; below 0 it is counted from the end.
+    pub at: i32,
+    /// What it is.
+    pub kind: BinaryKind,
+    /// Whether its lowest byte comes first.
+    pub little: bool,
+}
+
+/// What bytes of a binary frame are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BinaryKind {
+    /// A whole number of so many bytes, 1 to 8.
+    Unsigned(u8),
+    /// The same in two's complement.
+    Signed(u8),
+    /// A float of 4 bytes.
+    Float,
+    /// A float of 8 bytes.
+    Double,
+    /// Two decimal digits a byte.
+    Bcd(u8),
+    /// So many bytes as hexadecimal digits.
+    Hex(u8),
+    /// So many bytes of ASCII text; zeros and spaces at its end are left out.
+    Text(u8),
+}
+
+impl BinaryKind {
+    /// How many bytes it takes.
+    #[must_use]
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Unsigned(bytes) | Self::Signed(bytes) | Self::Bcd(bytes) | Self::Hex(bytes) | Self::Text(bytes) => {
+                bytes.into()
+            }
+            Self::Float => 4,
+            Self::Double => 8,
+        }
+    }
+
+    fn parse(word: &str) -> Option<Self> {
+        let number = |prefix: &str| word.strip_prefix(prefix)?.parse::<u8>().ok().filter(|number| *number > 0);
+        let bytes = |prefix: &str| {
+            let bits = number(prefix)?;
+            (bits.is_multiple_of(8) && bits <= 64).then_some(bits / 8)
+        };
+        Some(match word {
+            "f32" => Self::Float,
+            "f64" => Self::Double,
+            _ if word.starts_with("bcd") => Self::Bcd(number("bcd").filter(|bytes| *bytes <= 7)?),
+            _ if word.starts_with("hex") => Self::Hex(number("hex")?),
+            _ if word.starts_with("text") => Self::Text(number("text")?),
+            _ if word.starts_with('u') => Self::Unsigned(bytes("u")?),
+            _ => Self::Signed(bytes("i")?),
+        })
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DelimitedPart {
+    separator: Option<String>,
+    #[serde(default)]
+    columns: Vec<String>,
+    #[serde(default)]
+    header: bool,
+    comment: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PairsPart {
+    separator: String,
+    equals: String,
+    #[serde(default)]
+    ignore: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RegexPart {
+    pattern: Spanned<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BinaryPart {
+    #[serde(default)]
+    endian: Option<String>,
+    length: Option<usize>,
+    values: toml::Table,
+}
+
+/// The parts of a profile file that say more about its format.
+pub(super) struct Parts {
+    pub(super) delimited: Option<Spanned<DelimitedPart>>,
+    pub(super) pairs: Option<Spanned<PairsPart>>,
+    pub(super) regex: Option<Spanned<RegexPart>>,
+    pub(super) binary: Option<Spanned<BinaryPart>>,
+}
+
+const FORMATS: &str =
+    "`json`, `cbor`, `plain`, `delimited`, `pairs`, `regex`, `binary`, `nmea`, `dsmr`, `sml`, `senml` or `sparkplug`";
+
+pub(super) fn build(word: &Spanned<String>, parts: Parts) -> Result<Format, Fault> {
+    let Parts { mut delimited, mut pairs, mut regex, mut binary } = parts;
+    let span = word.span();
+    let missing = |name: &str| fault(&span, format!("expected a [{name}] part that says more about the format"));
+    let format = match word.get_ref().as_str() {
+        "json" => Format::Json,
+        "cbor" => Format::Cbor,
+        "plain" => Format::Plain,
+        "nmea" => Format::Nmea,
+        "dsmr" => Format::Dsmr,
+        "sml" => Format::Sml,
+        "senml" => Format::Senml,
+        "sparkplug" => Format::Sparkplug,
+        "delimited" => {
+            let part = delimited.take().map(Spanned::into_inner).unwrap_or_default();
+            Format::Delimited(self::delimited(part, &span)?)
+        }
+        "pairs" => match pairs.take() {
+            Some(part) => Format::Pairs(self::pairs(part)?),
+            None => return missing("pairs"),
+        },
+        "regex" => match regex.take() {
+            Some(part) => Format::Regex(self::regex(part.into_inner())?),
+            None => return missing("regex"),
+        },
+        "binary" => match binary.take() {
+            Some(part) => Format::Binary(self::binary(part)?),
+            None => return missing("binary"),
+        },
+        other => return fault(&span, format!("format `{other}`: expected {FORMATS}")),
+    };
+    let left = [
+        delimited.map(|part| part.span()),
+        pairs.map(|part| part.span()),
+        regex.map(|part| part.span()),
+        binary.map(|part| part.span()),
+    ];
+    match left.into_iter().flatten().next() {
+        Some(span) => fault(&span, format!("this part belongs to another format than `{}`", word.get_ref())),
+        None => Ok(format),
+    }
+}
+
+fn delimited(part: DelimitedPart, span: &Range<usize>) -> Result<Delimited, Fault> {
+    let separator = part.separator.unwrap_or_else(|| ",".to_owned());
+    if separator.is_empty() || part.comment.as_deref() == Some("") {
+        return fault(span, "delimited: the separator and the comment mark must not be empty");
+    }
+    if part.header && part.columns.is_empty() {
+        return fault(span, "delimited: `header` needs the names in `columns`");
+    }
+    Ok(Delimited {
+        separator: separator.into(),
+        columns: part.columns.into_iter().map(Into::into).collect(),
+        header: part.header,
+        comment: part.comment.map(Into::into),
+    })
+}
+
+fn pairs(part: Spanned<PairsPart>) -> Result<Pairs, Fault> {
+    let span = part.span();
+    let part = part.into_inner();
+    if part.separator.is_empty() || part.equals.is_empty() {
+        return fault(&span, "pairs: `separator` and `equals` must not be empty");
+    }
+    Ok(Pairs {
+        separator: part.separator.into(),
+        equals: part.equals.into(),
+        ignore: part.ignore.into_iter().map(Into::into).collect(),
+    })
+}
+
+fn regex(part: RegexPart) -> Result<TextPattern, Fault> {
+    let span = part.pattern.span();
+    match regex_lite::Regex::new(part.pattern.get_ref()) {
+        Ok(regex) if regex.capture_names().flatten().next().is_none() => {
+            fault(&span, "regex: expected named groups such as `(?<temperature>[0-9.]+)`: they are the keys")
+        }
+        Ok(regex) => Ok(TextPattern(regex)),
+        Err(error) => fault(&span, format!("regex: {error}")),
+    }
+}
+
+fn binary(part: Spanned<BinaryPart>) -> Result<Binary, Fault> {
+    let span = part.span();
+    let part = part.into_inner();
+    let little = match part.endian.as_deref() {
+        None | Some("big") => false,
+        Some("little") => true,
+        Some(other) => return fault(&span, format!("endian `{other}`: expected `big` or `little`")),
+    };
+    let mut values = Vec::new();
+    for (key, value) in part.values {
+        let wrong = |found: &str| {
+            fault(
+                &span,
+                format!(
+                    "binary value `{key}`: expected a place and a kind such as \"4 u16\", \"-2 i8\", \"6 f32 little\", \
+                     \"0 bcd4\", \"2 hex6\" or \"8 text10\", found {found}"
+                ),
+            )
+        };
+        let Some(text) = value.as_str() else { return wrong(&value.to_string()) };
+        let mut words = text.split_ascii_whitespace();
+        let (at, kind) = (words.next().map(str::parse), words.next().map(BinaryKind::parse));
+        let little = match words.next() {
+            None => little,
+            Some("little") => true,
+            Some("big") => false,
+            Some(_) => return wrong(&format!("`{text}`")),
+        };
+        match (at, kind, words.next()) {
+            (Some(Ok(at)), Some(Some(kind)), None) => {
+                values.push(BinaryValue { key: key.into(), at, kind, little });
+            }
+            _ => return wrong(&format!("`{text}`")),
+        }
+    }
+    if values.is_empty() {
+        return fault(&span, "binary: expected at least one value");
+    }
+    Ok(Binary { length: part.length, values })
+}
