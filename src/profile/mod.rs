@@ -21,7 +21,7 @@ use std::sync::Arc;
 pub use builtin::FILES as BUILTIN_FILES;
 pub use format::{Binary, BinaryKind, BinaryValue, Delimited, Format, Pairs, TextPattern};
 pub use path::{NAME_BYTES_MAX, NamePattern, Path, PatternError, sanitise};
-pub use sample::{Mismatch, Sample, SampleReading, run_samples};
+pub use sample::{Mismatch, Sample, SampleReading, decoder, run_samples, unhex};
 pub use topic::{LEVELS_MAX, TopicPattern, covers};
 
 use jiff::tz::TimeZone;

@@ -163,7 +163,9 @@ fn reading(part: ReadingPart, span: &Range<usize>) -> Result<SampleReading, Faul
     Ok(SampleReading { device: part.device, time_ms, values })
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+/// Bytes of hexadecimal digits, with or without spaces between pairs.
+#[must_use]
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     if digits.len().is_multiple_of(2) { digits.chunks(2).map(pair).collect() } else { None }
@@ -219,7 +221,10 @@ fn run(profile: &Profile, sample: &Sample) -> Option<Mismatch> {
 }
 
 /// A decoder with this profile alone.
-fn decoder(profile: &Profile, time_zone: Option<String>) -> Result<Decoder, String> {
+///
+/// # Errors
+/// What is wrong with its topics, or with the time zone.
+pub fn decoder(profile: &Profile, time_zone: Option<String>) -> Result<Decoder, String> {
     let mut profiles = ProfileSet::default();
     profiles.insert(profile.clone());
     let id = profile.id.to_string();
