@@ -214,4 +214,4 @@ fn recorded_case(id: &str, case: &serde_json::Value) -> Result<(), String> {
 }
 
 const SAMPLE: &str =
-    "[[sample]]\nname = \"recorded\"\ntopic = \"TOPIC\"\npayload = \"\"\nexpect_error = \"checksum\"\n";
+    "[[sample]]\nname = \"recorded\"\ntopic = \"TOPIC\"\npayload = \"\"\nexpect_error = \"bad_checksum\"\n";

@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::{
     Condition, Convert, Delimited, FieldRule, Format, KeyPath, LineSettings, NamePattern, Path, PatternError, Profile,
-    ProfileError, Sample, StateRule, TimeRule, Topics, Transport, ValueType, sample,
+    ProfileError, Sample, StateRule, TimeRule, Topics, Transport, ValueType, framing, sample,
 };
 use crate::config::Parity;
 use crate::decode::TimeFormat;
@@ -26,6 +26,8 @@ struct ProfileFile {
     format: Spanned<String>,
     mqtt: Option<Spanned<MqttPart>>,
     serial: Option<Spanned<SerialPart>>,
+    framing: Option<Spanned<framing::FramingPart>>,
+    checksum: Option<Spanned<framing::ChecksumPart>>,
     delimited: Option<DelimitedPart>,
     device: Option<Spanned<OneOrMany>>,
     time: Option<TimePart>,
@@ -189,11 +191,14 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
         (other, _) => return fault(&parts.format.span(), format!("format `{other}`: expected `json` or `delimited`")),
     };
     let transport = match (parts.transport.get_ref().as_str(), parts.mqtt, parts.serial) {
-        ("mqtt", Some(mqtt), None) => Transport::Mqtt(topics(mqtt.into_inner())?),
-        ("serial", None, serial) => Transport::Serial(match serial {
-            Some(serial) => line_settings(serial)?,
-            None => LineSettings::default(),
-        }),
+        ("mqtt", Some(mqtt), None) if parts.framing.is_none() && parts.checksum.is_none() => {
+            Transport::Mqtt(topics(mqtt.into_inner())?)
+        }
+        ("serial", None, serial) => {
+            let mut line = serial.map_or_else(|| Ok(LineSettings::default()), line_settings)?;
+            *line.framing = framing::framing(&line, parts.framing, parts.checksum)?;
+            Transport::Serial(line)
+        }
         ("mqtt", None, _) => return fault(&parts.transport.span(), "expected a [mqtt] part with its topics"),
         ("mqtt" | "serial", ..) => {
             return fault(
@@ -293,6 +298,7 @@ fn line_settings(part: Spanned<SerialPart>) -> Result<LineSettings, Fault> {
         stop_bits: part.stop_bits,
         delimiter: part.delimiter.map(String::into_bytes),
         frame_bytes_max: part.frame_bytes_max,
+        framing: Box::default(),
     })
 }
 

@@ -9,6 +9,7 @@
 
 mod builtin;
 mod file;
+pub mod framing;
 mod path;
 mod sample;
 mod topic;
@@ -16,6 +17,8 @@ mod topic;
 use std::collections::BTreeMap;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
+
+use framing::{Framing, FramingKind};
 
 pub use builtin::FILES as BUILTIN_FILES;
 pub use path::{NAME_BYTES_MAX, NamePattern, Path, PatternError, sanitise};
@@ -104,8 +107,10 @@ pub struct LineSettings {
     pub stop_bits: Option<u8>,
     /// What ends a line.
     pub delimiter: Option<Vec<u8>>,
-    /// The longest line in bytes, delimiter included.
+    /// The longest frame in bytes, with all that belongs to its framing.
     pub frame_bytes_max: Option<usize>,
+    /// How frames lie in the stream.
+    pub framing: Box<Framing>,
 }
 
 /// How a frame is written.
@@ -345,6 +350,19 @@ impl ProfileSet {
             resolved.frame_bytes_max = resolved.frame_bytes_max.or(line.frame_bytes_max);
         }
         Ok(resolved)
+    }
+
+    /// How frames lie in the stream of a serial port: as its profile says, unless its settings say otherwise.
+    pub fn framing(&self, serial: &Serial) -> Result<Framing, UnknownProfile> {
+        let mut framing = match &self.get(&serial.profile)?.transport {
+            Transport::Serial(line) => Framing::clone(&line.framing),
+            Transport::Mqtt(_) => Framing::default(),
+        };
+        if let Some(delimiter) = &serial.delimiter {
+            framing.kind = FramingKind::Delimiter(delimiter.clone());
+        }
+        framing.bytes_max = serial.frame_bytes_max.unwrap_or(framing.bytes_max);
+        Ok(framing)
     }
 }
 
