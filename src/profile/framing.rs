@@ -577,3 +577,120 @@ fn checksum(part: Spanned<ChecksumPart>) -> Result<Checksum, Fault> {
 fn names() -> Vec<&'static str> {
     crate::source::framing::CHECKSUMS.iter().copied().chain(["nmea"]).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Profile, Transport};
+    use super::*;
+
+    const HEAD: &str = "id = \"a/b\"\ndescription = \"d\"\nsource = \"s\"\ntransport = \"serial\"\nformat = \"json\"\n\
+                        [[field]]\npath = \"a\"\nname = \"a\"\n";
+
+    fn parse(text: &str) -> Result<Framing, String> {
+        match Profile::parse("x.toml".as_ref(), &format!("{HEAD}{text}")) {
+            Ok(Profile { transport: Transport::Serial(line), .. }) => Ok(*line.framing),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn what_is_not_said_has_a_default() {
+        assert_eq!(parse("").unwrap(), Framing::lines(b"\n", FRAME_BYTES_MAX));
+        let short = "[serial]\ndelimiter = \"\\r\\n\"\nframe_bytes_max = 80\n[checksum]\nkind = \"nmea\"\n";
+        let framing = parse(short).unwrap();
+        assert_eq!((&framing.kind, framing.bytes_max), (&FramingKind::Delimiter(b"\r\n".to_vec()), 80));
+        let nmea = Checksum {
+            kind: ChecksumKind::Xor8,
+            from: 1,
+            to: Some(-1),
+            place: Place::After(b"*".to_vec()),
+            width: 1,
+            endian: Endian::Big,
+            hex: true,
+            optional: false,
+        };
+        assert_eq!(framing.checksum, Some(nmea));
+        let framing = parse("[framing]\nkind = \"slip\"\n[checksum]\nkind = \"crc-16/x-25\"\n").unwrap();
+        assert_eq!(framing.checksum.unwrap().place, Place::At(-2));
+        let hex = "[framing]\nkind = \"cobs\"\n[checksum]\nkind = \"crc-16/x-25\"\nencoding = \"hex\"\n";
+        assert_eq!(parse(hex).unwrap().checksum.unwrap().place, Place::At(-4));
+        let markers = "[framing]\nkind = \"markers\"\nstart = [\"a\", [0x02, 0x03]]\nend = [3]\n";
+        let kind = FramingKind::Markers {
+            marks: Marks { start: vec![b"a".to_vec(), vec![2, 3]], end: vec![3] },
+            tail: Tail::Bytes(0),
+            omit: None,
+            restart: true,
+        };
+        assert_eq!(parse(markers).unwrap().kind, kind);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_its_line() {
+        for (text, expected) in [
+            ("[framing]\nkind = \"line\"\n", "x.toml:10: framing `line`: expected `delimiter`, `fixed`,"),
+            (
+                "[framing]\nkind = \"slip\"\nbytes = 3\n",
+                "x.toml:11: `bytes` is for framing `fixed`, found it with `slip`",
+            ),
+            ("[framing]\nkind = \"cobs\"\nend = \"x\"\n", "x.toml:11: `end` is for framing `fixed` or `length` or"),
+            ("[framing]\nkind = \"sml\"\ngap = \"1s\"\n", "x.toml:11: `gap` is for framing"),
+            ("[framing]\nkind = \"fixed\"\n", "x.toml:9: framing `fixed`: expected `bytes`, from 1 to 4096"),
+            ("[framing]\nkind = \"fixed\"\nbytes = 9\n", "x.toml:9: expected `start`, a [checksum] or a `gap`"),
+            ("[framing]\nkind = \"length\"\nstart = \"a\"\n", "x.toml:9: framing `length`: expected `length`"),
+            (
+                "[framing]\nkind = \"length\"\nstart = \"a\"\nlength = { at = 1, width = 5 }\n",
+                "x.toml:12: length: expected a width of 1 to 4 bytes",
+            ),
+            (
+                "[framing]\nkind = \"length\"\nstart = \"a\"\nlength = { at = 5000 }\n",
+                "x.toml:12: length: expected it within the longest frame",
+            ),
+            (
+                "[framing]\nkind = \"length\"\nstart = \"a\"\nlength = { at = 1, endian = \"middle\" }\n",
+                "x.toml:12: endian `middle`: expected `big` or `little`",
+            ),
+            ("[framing]\nkind = \"markers\"\nstart = \"a\"\n", "x.toml:9: framing `markers`: expected `end`"),
+            ("[framing]\nkind = \"markers\"\nend = \"\"\n", "x.toml:11: expected 1 to 32 bytes, found 0"),
+            (
+                "[framing]\nkind = \"markers\"\nstart = [\"a\", \"ab\"]\nend = \"x\"\n",
+                "x.toml:11: one start marker is the beginning of another",
+            ),
+            ("[framing]\nkind = \"idle\"\n", "x.toml:9: framing `idle`: expected `gap`"),
+            ("[framing]\nkind = \"idle\"\ngap = \"1ms\"\n", "x.toml:11: gap: expected a duration from 2ms to 60s"),
+            ("[framing]\nkind = \"idle\"\ngap = \"1s\"\npayload = []\n", "x.toml:12: payload: expected [from] or"),
+            (
+                "[framing]\nkind = \"slip\"\n[serial]\ndelimiter = \"x\"\n",
+                "x.toml:10: framing `slip` has no delimiter; remove it from [serial]",
+            ),
+            (
+                "[framing]\nkind = \"delimiter\"\ndelimiter = \"a\"\n[serial]\ndelimiter = \"x\"\n",
+                "x.toml:11: the delimiter is given in [serial] too",
+            ),
+            ("[framing]\nkind = \"sml\"\n[checksum]\nkind = \"sum8\"\n", "x.toml:10: framing `sml` has a checksum of"),
+            ("[framing]\nkind = \"sml\"\n[serial]\nframe_bytes_max = 100000\n", "x.toml:9: expected a frame_bytes_max"),
+            ("[checksum]\nkind = \"crc-16\"\n", "x.toml:10: checksum `crc-16`: expected one of sum8, sum16,"),
+            ("[checksum]\nkind = \"sum8\"\nat = 1\nafter = \"x\"\n", "x.toml:11: the checksum stands `at` a byte or"),
+            ("[checksum]\nkind = \"sum8\"\noptional = true\n", "x.toml:9: `optional` is for a checksum that stands"),
+            ("[checksum]\nkind = \"sum8\"\nencoding = \"bcd\"\n", "x.toml:9: encoding `bcd`: expected `binary` or"),
+            ("[checksum]\nkind = \"sum8\"\nover = 1\n", "x.toml:11: unknown field `over`"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.starts_with(expected), "{text}\n{error}\n{expected}");
+        }
+        let mqtt = HEAD.replace("serial", "mqtt") + "[mqtt]\ntopics = [\"x\"]\n[checksum]\nkind = \"sum8\"\n";
+        let error = Profile::parse("x.toml".as_ref(), &mqtt).unwrap_err().to_string();
+        assert_eq!(error, "x.toml:4: found the part of another transport: remove it, or change `transport`");
+    }
+
+    #[test]
+    fn a_part_of_a_frame_is_counted_from_either_end() {
+        let part = |from, to, length| Span { from, to }.of(length);
+        assert_eq!(part(0, None, 3), Some(0..3));
+        assert_eq!(part(1, Some(-1), 3), Some(1..2));
+        assert_eq!(part(-2, None, 3), Some(1..3));
+        for (from, to) in [(4, None), (-4, None), (0, Some(4)), (2, Some(1)), (i64::MIN, None), (i64::MAX, None)] {
+            assert_eq!(part(from, to, 3), None, "{from} {to:?}");
+        }
+    }
+}

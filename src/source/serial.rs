@@ -314,6 +314,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
+    use crate::profile::framing::{Checksum, ChecksumKind, Endian, FramingKind, Marks, Place, Span};
 
     fn settings() -> Serial {
         Serial {
@@ -356,6 +357,7 @@ mod tests {
             let accept = |frames: &Frames| {
                 let mut lines = self.lines.lock().unwrap();
                 lines.extend(frames.iter().map(|frame| String::from_utf8_lossy(frame.payload).into_owned()));
+                lines.extend(frames.damaged().map(|_| "damaged".to_owned()));
                 lines.len() as u64
             };
             let durable = self.durable.subscribe();
@@ -414,6 +416,59 @@ mod tests {
         assert_eq!(lines.len(), 3, "{lines:?}");
         assert_eq!((lines[0].as_str(), lines[2].as_str()), ("{\"a\":1}", "{\"b\":1}"));
         assert_eq!((rig.count(Count::FramesTooLong), rig.count(Count::NoiseBytes)), (1, 10_000 - 64 + 1));
+    }
+
+    fn checked(kind: FramingKind, gap: Option<Duration>) -> Framing {
+        let sum = Checksum {
+            kind: ChecksumKind::Sum8,
+            from: 0,
+            to: None,
+            place: Place::At(-1),
+            width: 1,
+            endian: Endian::Big,
+            hex: false,
+            optional: false,
+        };
+        Framing { checksum: Some(sum), gap, payload: Some(Span { from: 0, to: Some(-1) }), ..Framing::new(kind, 64) }
+    }
+
+    #[tokio::test]
+    async fn damaged_frames_are_counted_and_handed_on_as_such() {
+        let (mut device, port) = terminal();
+        let marks = Marks { start: vec![b"T".to_vec()], end: Vec::new() };
+        let rig = Rig { framing: checked(FramingKind::Fixed { bytes: 4, marks }, None), ..Rig::new() };
+        let write = async {
+            sleep(JOINED_WITHIN * 2).await;
+            device.write_all(b"T21\xb7~~T20\xb7T20\xb6").await.unwrap();
+            sleep(Duration::from_millis(200)).await;
+            rig.stop.send_replace(true);
+        };
+        timeout(Duration::from_secs(20), async { tokio::join!(rig.read(port), write) }).await.unwrap();
+        assert_eq!(*rig.lines.lock().unwrap(), ["T21", "T20", "damaged"]);
+        assert_eq!((rig.count(Count::ChecksumErrors), rig.count(Count::NoiseBytes)), (1, 2));
+    }
+
+    #[tokio::test]
+    async fn a_silent_line_ends_a_frame() {
+        let (mut device, port) = terminal();
+        let framing = checked(FramingKind::Idle, Some(Duration::from_millis(150)));
+        let rig = Rig { framing, ..Rig::new() };
+        let write = async {
+            sleep(JOINED_WITHIN * 2).await;
+            // A pause that is shorter than the gap ends nothing.
+            for part in [b"ab".as_slice(), b"c\x26"] {
+                device.write_all(part).await.unwrap();
+                sleep(Duration::from_millis(20)).await;
+            }
+            sleep(Duration::from_millis(600)).await;
+            assert_eq!(*rig.lines.lock().unwrap(), ["abc"]);
+            device.write_all(b"ba\xc3").await.unwrap();
+            sleep(Duration::from_millis(600)).await;
+            rig.stop.send_replace(true);
+        };
+        timeout(Duration::from_secs(20), async { tokio::join!(rig.read(port), write) }).await.unwrap();
+        assert_eq!(*rig.lines.lock().unwrap(), ["abc", "ba"]);
+        assert_eq!((rig.count(Count::ChecksumErrors), rig.count(Count::NoiseBytes)), (0, 0));
     }
 
     #[tokio::test]

@@ -220,7 +220,8 @@ impl Scanner {
         self.told = self.told.saturating_sub(count);
         self.joining = self.joining.saturating_sub(count);
         self.front += count;
-        self.seen = 0;
+        // An end that was not found there is not found there from further on either; SML counts from the front.
+        self.seen = if matches!(self.shape, Shape::Sml) { 0 } else { self.seen.saturating_sub(count) };
         self.expecting = false;
     }
 

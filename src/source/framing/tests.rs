@@ -566,6 +566,21 @@ fn a_silence_brings_frames_without_a_mark_back_into_step() {
     assert_eq!((all, framer.take_noise(), framer.held()), (vec![whole(&good)], 5, 0));
 }
 
+#[test]
+fn the_examples_of_the_documentation_are_these() {
+    const DOC: &str = include_str!("../../../docs/framings.md");
+    let examples: Vec<_> = DOC.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(examples.len(), 8);
+    for example in examples {
+        let documented = framing(example);
+        let same = |text: &&&str| Framing { bytes_max: documented.bytes_max, ..framing(text) } == documented;
+        assert!(ALL.iter().find(same).is_some(), "{example}");
+    }
+    for word in CHECKSUMS.iter().filter(|word| !word.contains('/')) {
+        assert!(DOC.contains(&format!("`{word}`")), "{word}");
+    }
+}
+
 /// Every framing of these tests, with a frame that has as much to say as `size`, as it comes out and on the wire.
 const ALL: [&str; 12] = [PMS5003, SDS011, MHZ19, MODBUS, UBX, NMEA, DSMR, VE_DIRECT, MBUS, SML, SLIP, COBS];
 
