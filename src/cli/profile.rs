@@ -14,12 +14,11 @@ use comfy_table::presets::NOTHING;
 use serde_json::{Value as Json, json};
 
 use super::fail;
-use crate::clock;
 use crate::decode::Outcome;
 use crate::outbox::Lane;
 use crate::print::Columns;
-use crate::profile::{self, BUILTIN_FILES, Profile, ProfileSet, Transport, run_samples};
-use crate::reading::{Batch, Field, Frame, MeasurementKind, Record, TimeQuality, Value};
+use crate::profile::{self, BUILTIN_FILES, Heard, Profile, ProfileSet, Sample, Transport, run_samples};
+use crate::reading::{Field, MeasurementKind, Record, TimeQuality, Value};
 
 /// Where profiles are looked for besides the built-in ones.
 const DIRECTORY: &str = "/etc/tidegate/profiles";
@@ -61,13 +60,13 @@ pub enum Action {
         /// An id or a file
         #[arg(value_name = "ID|FILE")]
         which: String,
-        /// The MQTT topic
+        /// The MQTT topic; of several messages each its own, or one for all
         #[arg(long)]
-        topic: Option<String>,
-        /// The payload as text; `-` reads it from the pipe
+        topic: Vec<String>,
+        /// The payload as text; `-` reads it from the pipe. Given several times, the messages come one after the other
         #[arg(long, conflicts_with = "hex")]
-        payload: Option<String>,
-        /// The bytes as hexadecimal digits; with it or --payload given several times, the messages come one after the other
+        payload: Vec<String>,
+        /// The bytes as hexadecimal digits; of a serial device as they are on the wire
         #[arg(long)]
         hex: Vec<String>,
         /// The broker had kept it for new subscribers
@@ -112,7 +111,7 @@ pub fn run(place: &Place, action: Action) -> ExitCode {
         Action::Test { which } => test(&set, &which, place.json),
         Action::Try { which, topic, payload, hex, retained, time_zone } => {
             let message = Message { topic, payload, hex, retained, time_zone };
-            attempt(&set, &which, message, place.json)
+            attempt(&set, &which, &message, place.json)
         }
         Action::New { id, transport, output } => create(&id, transport, output.as_deref()).map(|()| true),
     };
@@ -245,8 +244,8 @@ fn test(set: &ProfileSet, which: &[String], json: bool) -> Result<bool, String> 
 
 /// A message to try.
 struct Message {
-    topic: Option<String>,
-    payload: Option<String>,
+    topic: Vec<String>,
+    payload: Vec<String>,
     hex: Vec<String>,
     retained: bool,
     time_zone: Option<String>,
@@ -255,48 +254,74 @@ struct Message {
 impl Message {
     fn payloads(&self) -> Result<Vec<Vec<u8>>, String> {
         let wrong = |hex: &String| format!("--hex {hex}: expected pairs of hexadecimal digits");
-        match self.payload.as_deref() {
-            Some("-") => {
+        let text = |text: &String| match text.as_str() {
+            "-" => {
                 let mut bytes = Vec::new();
                 io::Read::read_to_end(&mut io::stdin(), &mut bytes).map_err(|error| format!("stdin: {error}"))?;
-                Ok(vec![bytes])
+                Ok(bytes)
             }
-            Some(text) => Ok(vec![text.as_bytes().to_vec()]),
-            None if self.hex.is_empty() => Err("expected --payload or --hex".to_owned()),
-            None => self.hex.iter().map(|hex| profile::unhex(hex).ok_or_else(|| wrong(hex))).collect(),
+            text => Ok(text.as_bytes().to_vec()),
+        };
+        match (self.payload.is_empty(), self.hex.is_empty()) {
+            (true, true) => Err("expected --payload or --hex".to_owned()),
+            (false, _) => self.payload.iter().map(text).collect(),
+            (true, false) => self.hex.iter().map(|hex| profile::unhex(hex).ok_or_else(|| wrong(hex))).collect(),
         }
     }
-}
 
-fn attempt(set: &ProfileSet, which: &str, message: Message, json: bool) -> Result<bool, String> {
-    let profile = find(set, which)?;
-    let topic = match (&profile.transport, &message.topic) {
-        (Transport::Mqtt(topics), None) => {
+    /// The messages as samples that expect nothing.
+    fn samples(&self, profile: &Profile) -> Result<Vec<Sample>, String> {
+        let payloads = self.payloads()?;
+        if let (Transport::Mqtt(topics), true) = (&profile.transport, self.topic.is_empty()) {
             let first = topics.readings.first().cloned().unwrap_or_default();
             return Err(format!("expected --topic: `{}` reads topics such as {first}", profile.id));
         }
-        (_, topic) => topic.clone().unwrap_or_else(|| "port".to_owned()),
-    };
+        if self.topic.len() > 1 && self.topic.len() != payloads.len() {
+            return Err(format!("expected one --topic, or {} as there are messages", payloads.len()));
+        }
+        let sample = |(at, payload)| {
+            let topic = self.topic.get(at).or(self.topic.first()).cloned();
+            let time_zone = self.time_zone.clone();
+            Sample {
+                topic,
+                payload,
+                hex: !self.hex.is_empty(),
+                time_zone,
+                retained: self.retained,
+                ..Sample::default()
+            }
+        };
+        Ok(payloads.into_iter().enumerate().map(sample).collect())
+    }
+}
+
+fn attempt(set: &ProfileSet, which: &str, message: &Message, json: bool) -> Result<bool, String> {
+    let profile = find(set, which)?;
     let mut decoder = profile::decoder(&profile, message.time_zone.clone())?;
     let mut well = true;
-    for payload in message.payloads()? {
-        let frame = Frame { origin: &topic, payload: &payload, retained: message.retained, oversize: None };
-        let mut batch = Batch::default();
-        let outcome = decoder.decode(&frame, clock::stamp(), &mut batch);
-        well &= !matches!(outcome, Outcome::Rejected(_));
-        let rejected: Vec<&str> = decoder.values_rejected().iter().map(|reason| reason.as_str()).collect();
+    for sample in message.samples(&profile)? {
+        let heard = profile::hear(&profile, &mut decoder, &sample);
+        well &= heard.unframed.is_empty() && !heard.outcomes.iter().any(|one| matches!(one, Outcome::Rejected(_)));
         if json {
-            print(&format!("{}\n", as_json(&outcome, &batch, &rejected)))?;
-        } else {
-            let mut out = Vec::new();
-            Columns::default().write(&batch, Lane::Raw, &mut out);
-            print(&String::from_utf8_lossy(&out))?;
-            if let Some(text) = said(&outcome) {
-                print(&format!("{text}\n"))?;
-            }
-            if !rejected.is_empty() {
-                print(&format!("{} of its values left out: {}\n", rejected.len(), rejected.join(", ")))?;
-            }
+            print(&format!("{}\n", as_json(&heard)))?;
+            continue;
+        }
+        let mut out = Vec::new();
+        Columns::default().write(&heard.batch, Lane::Raw, &mut out);
+        print(&String::from_utf8_lossy(&out))?;
+        for text in heard.outcomes.iter().filter_map(said) {
+            print(&format!("{text}\n"))?;
+        }
+        for (reason, detail) in &heard.unframed {
+            print(&format!("no frame ({}): {detail}\n", reason.as_str()))?;
+        }
+        if heard.outcomes.is_empty() && heard.unframed.is_empty() {
+            well = false;
+            print("no frame was found in these bytes; docs/framings.md says what is looked for\n")?;
+        }
+        if !heard.rejected.is_empty() {
+            let reasons: Vec<&str> = heard.rejected.iter().map(|reason| reason.as_str()).collect();
+            print(&format!("{} of the values left out: {}\n", reasons.len(), reasons.join(", ")))?;
         }
     }
     Ok(well)
@@ -314,7 +339,8 @@ fn said(outcome: &Outcome) -> Option<String> {
     }
 }
 
-fn as_json(outcome: &Outcome, batch: &Batch, rejected: &[&str]) -> Json {
+fn as_json(heard: &Heard) -> Json {
+    let batch = &heard.batch;
     let value = |field: &Field| {
         let value = match &field.value {
             Value::Number(number) => json!(number),
@@ -344,15 +370,18 @@ fn as_json(outcome: &Outcome, batch: &Batch, rejected: &[&str]) -> Json {
             _ => {}
         }
     }
-    let (word, detail) = match outcome {
-        Outcome::Readings(_) => ("readings", None),
-        Outcome::State => ("state", None),
-        Outcome::Ignored => ("ignored", None),
-        Outcome::RetainedWithoutTime => ("retained_without_time", None),
-        Outcome::Rejected(rejection) => (rejection.reason.as_str(), Some(rejection.detail.as_str())),
+    let frame = |outcome: &Outcome| match outcome {
+        Outcome::Readings(_) => json!({ "outcome": "readings" }),
+        Outcome::State => json!({ "outcome": "state" }),
+        Outcome::Ignored => json!({ "outcome": "ignored" }),
+        Outcome::RetainedWithoutTime => json!({ "outcome": "retained_without_time" }),
+        Outcome::Rejected(rejection) => json!({ "outcome": rejection.reason.as_str(), "detail": rejection.detail }),
     };
+    let refused = heard.unframed.iter().map(|(reason, detail)| json!({ "outcome": reason.as_str(), "detail": detail }));
     json!({
-        "outcome": word, "detail": detail, "readings": readings, "states": states, "values_rejected": rejected,
+        "frames": heard.outcomes.iter().map(frame).chain(refused).collect::<Vec<_>>(),
+        "readings": readings, "states": states,
+        "values_rejected": heard.rejected.iter().map(|reason| reason.as_str()).collect::<Vec<_>>(),
     })
 }
 

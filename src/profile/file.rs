@@ -12,7 +12,7 @@ use toml::Spanned;
 use super::format::{self, BinaryPart, DelimitedPart, PairsPart, Parts, RegexPart};
 use super::{
     Condition, Convert, FieldRule, KeyPath, LineSettings, NamePattern, Part, Path, PatternError, Profile, ProfileError,
-    Sample, StateRule, TimeRule, Topics, Transport, UnitRule, ValueType, sample,
+    Sample, StateRule, TimeRule, Topics, Transport, UnitRule, ValueType, framing, sample,
 };
 use crate::config::Parity;
 use crate::decode::TimeFormat;
@@ -29,6 +29,8 @@ struct ProfileFile {
     format: Spanned<String>,
     mqtt: Option<Spanned<MqttPart>>,
     serial: Option<Spanned<SerialPart>>,
+    framing: Option<Spanned<framing::FramingPart>>,
+    checksum: Option<Spanned<framing::ChecksumPart>>,
     delimited: Option<Spanned<DelimitedPart>>,
     pairs: Option<Spanned<PairsPart>>,
     regex: Option<Spanned<RegexPart>>,
@@ -205,11 +207,14 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
     let more = Parts { delimited: parts.delimited, pairs: parts.pairs, regex: parts.regex, binary: parts.binary };
     let format = format::build(&parts.format, more)?;
     let transport = match (parts.transport.get_ref().as_str(), parts.mqtt, parts.serial) {
-        ("mqtt", Some(mqtt), None) => Transport::Mqtt(topics(mqtt.into_inner())?),
-        ("serial", None, serial) => Transport::Serial(match serial {
-            Some(serial) => line_settings(serial)?,
-            None => LineSettings::default(),
-        }),
+        ("mqtt", Some(mqtt), None) if parts.framing.is_none() && parts.checksum.is_none() => {
+            Transport::Mqtt(topics(mqtt.into_inner())?)
+        }
+        ("serial", None, serial) => {
+            let mut line = serial.map_or_else(|| Ok(LineSettings::default()), line_settings)?;
+            *line.framing = framing::framing(&line, parts.framing, parts.checksum)?;
+            Transport::Serial(line)
+        }
         ("mqtt", None, _) => return fault(&parts.transport.span(), "expected a [mqtt] part with its topics"),
         ("mqtt" | "serial", ..) => {
             return fault(
@@ -348,6 +353,7 @@ fn line_settings(part: Spanned<SerialPart>) -> Result<LineSettings, Fault> {
         stop_bits: part.stop_bits,
         delimiter: part.delimiter.map(String::into_bytes),
         frame_bytes_max: part.frame_bytes_max,
+        framing: Box::default(),
     })
 }
 
