@@ -286,7 +286,8 @@ impl Decoder {
                 self.rejected.clear();
                 self.reject(profile, reason, tried.first.unwrap_or_default())
             }
-            None if tried.without_reading => Err(Outcome::Ignored),
+            // A sentence, an answer or a state of the device that no part of the profile is for.
+            None if tried.without_reading || !tried.applied => Err(Outcome::Ignored),
             None => self.reject(profile, Reason::NoValue, "none of the fields that the profile knows is there"),
         }
     }
@@ -348,6 +349,7 @@ impl Decoder {
         if !place.holds(&rules.when) {
             return;
         }
+        tried.applied = true;
         let mark = out.mark();
         let found = extractor.extract(part, &self.doc, &mut self.nodes, captures, out);
         tried.without_reading |= found.without_reading > 0;
@@ -471,6 +473,8 @@ impl Decoder {
 #[derive(Debug, Default)]
 struct Tried {
     readings: usize,
+    /// The conditions of a part hold.
+    applied: bool,
     /// Fields are there that say that there is no reading.
     without_reading: bool,
     /// Something was retained and has no time.

@@ -160,6 +160,7 @@ struct WhenPart {
     path: Option<String>,
     is: Option<OneOrMany>,
     not: Option<OneOrMany>,
+    bit: Option<u8>,
     above: Option<f64>,
 }
 
@@ -450,7 +451,7 @@ fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
     };
     let negative = match part.negative {
         None => None,
-        Some(WhenPart { path: Some(path), is: Some(words), not: None, above: None }) => {
+        Some(WhenPart { path: Some(path), is: Some(words), not: None, bit: None, above: None }) => {
             let words = words.into_vec().into_iter().map(Into::into).collect();
             Some((key_path(&path, &span)?, words))
         }
@@ -504,11 +505,12 @@ fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
 
 fn condition(part: WhenPart, span: &Range<usize>) -> Result<Condition, Fault> {
     let words = |words: OneOrMany| words.into_vec().into_iter().map(Into::into).collect();
-    match (part.path, part.is, part.not, part.above) {
-        (Some(path), None, None, None) => Ok(Condition::Present(key_path(&path, span)?)),
-        (Some(path), Some(is), None, None) => Ok(Condition::Is(key_path(&path, span)?, words(is))),
-        (Some(path), None, Some(not), None) => Ok(Condition::Not(key_path(&path, span)?, words(not))),
-        (None, None, None, Some(above)) => Ok(Condition::Above(above)),
-        _ => fault(span, "when: expected { path }, { path, is }, { path, not } or { above }"),
+    match (part.path, part.is, part.not, part.bit, part.above) {
+        (Some(path), None, None, None, None) => Ok(Condition::Present(key_path(&path, span)?)),
+        (Some(path), Some(is), None, None, None) => Ok(Condition::Is(key_path(&path, span)?, words(is))),
+        (Some(path), None, Some(not), None, None) => Ok(Condition::Not(key_path(&path, span)?, words(not))),
+        (Some(path), None, None, Some(bit), None) if bit < 53 => Ok(Condition::Bit(key_path(&path, span)?, bit)),
+        (None, None, None, None, Some(above)) => Ok(Condition::Above(above)),
+        _ => fault(span, "when: expected { path }, { path, is }, { path, not }, { path, bit } or { above }"),
     }
 }

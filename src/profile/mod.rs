@@ -244,6 +244,8 @@ pub enum Condition {
     Is(KeyPath, Vec<Box<str>>),
     /// There is no value at that path, or it is none of these texts.
     Not(KeyPath, Vec<Box<str>>),
+    /// This bit of the whole number at that path is set.
+    Bit(KeyPath, u8),
     /// The number itself is greater than this.
     Above(f64),
 }
