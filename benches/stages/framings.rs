@@ -27,7 +27,7 @@ pub(super) fn run() {
     let sentence = sentence("GPGGA,120000.00,5222.3198,N,00454.5784,E,1,08,1.0,3.0,M,46.0,M,,");
     let telegram = telegram();
     let mut slip = vec![0xc0];
-    slip.extend((0..40).flat_map(|n| if n == 7 { vec![0xdb, 0xdc] } else { vec![n * 6] }).chain([0xc0]));
+    slip.extend((0..40).flat_map(|n| if n == 7 { vec![0xdb, 0xdc] } else { vec![n * 5] }).chain([0xc0]));
     let cobs: Vec<u8> = (0..41).map(|n| if n == 0 { 41 } else { n }).chain([0]).collect();
     for (what, text, frame) in [
         ("delimiter", "kind = \"delimiter\"", &line),

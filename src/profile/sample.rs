@@ -271,30 +271,22 @@ impl Heard {
 
     /// Reads the sample as it comes from a wire.
     fn frame(&mut self, decoder: &mut Decoder, sample: &Sample, framing: &Framing) {
-        let mut bytes = sample.payload.clone();
-        if let FramingKind::Delimiter(delimiter) = &framing.kind
-            && !bytes.ends_with(delimiter)
-        {
-            bytes.extend_from_slice(delimiter);
+        let mut reads = Vec::new();
+        let mut rest = sample.payload.as_slice();
+        for (cut, before) in sample.cuts.iter().zip([0].iter().chain(&sample.cuts)) {
+            let (read, behind) = rest.split_at((cut - before).min(rest.len()));
+            reads.push(read);
+            rest = behind;
         }
-        let mut framer = Framer::new(framing);
-        framer.trust();
-        let mut hear = |found: Found<'_>| match found {
+        reads.push(rest);
+        Framer::read_all(framing, &reads, |found| match found {
             Found::Frame(payload) => self.decode(decoder, sample, payload),
             Found::TooLong(beginning) => {
                 let detail = format!("longer than {} bytes, begins with {beginning:02x?}", framing.bytes_max);
                 self.unframed.push((Reason::TooLarge, detail));
             }
             Found::BadChecksum(_, mismatch) => self.unframed.push((Reason::BadChecksum, mismatch.to_string())),
-        };
-        let mut from = 0;
-        for to in sample.cuts.iter().copied().chain([bytes.len()]) {
-            framer.push(bytes.get(from..to).unwrap_or_default(), &mut hear);
-            from = to;
-        }
-        if framer.idle_after().is_some() {
-            framer.idle(&mut hear);
-        }
+        });
     }
 }
 

@@ -92,13 +92,6 @@ impl Framer {
         }
     }
 
-    /// The stream is known to be of the device: bytes that are no text are not taken for another line speed.
-    pub fn trust(&mut self) {
-        if let Machine::Pieces(pieces) = &mut self.machine {
-            pieces.trust();
-        }
-    }
-
     /// Takes what one read gave, and tells what was found.
     pub fn push(&mut self, bytes: &[u8], mut found: impl FnMut(Found<'_>)) {
         self.stirred |= !bytes.is_empty();
@@ -132,6 +125,24 @@ impl Framer {
             Machine::Pieces(pieces) => pieces.end(),
             Machine::Scanner(scanner) => scanner.end(),
             Machine::Silence(silence) => silence.end(),
+        }
+    }
+
+    /// All that is found in some reads of a device that is known and was silent before and afterwards: a sample, or what a
+    /// person has written down. Lines need not have their last delimiter.
+    pub fn read_all(framing: &Framing, reads: &[&[u8]], mut found: impl FnMut(Found<'_>)) {
+        let mut framer = Self::new(framing);
+        if let Machine::Pieces(pieces) = &mut framer.machine {
+            pieces.trust();
+        }
+        reads.iter().for_each(|read| framer.push(read, &mut found));
+        if let FramingKind::Delimiter(delimiter) = &framing.kind
+            && framer.held() > 0
+        {
+            framer.push(delimiter, &mut found);
+        }
+        if framer.idle_after().is_some() {
+            framer.idle(&mut found);
         }
     }
 

@@ -326,42 +326,43 @@ impl Marks {
 
     fn look_for_end(&self, window: &[u8], start: usize, tail: &Tail, omit: Option<&Omit>, seen: &mut usize) -> Look {
         let end = self.end.as_slice();
-        let begins = |rest: &[u8], mark: &[u8]| rest.first() == mark.first();
-        for at in (*seen).max(start)..window.len() {
+        let first = (end.first(), omit.and_then(|omit| omit.start.first()));
+        let candidate = |byte: &u8| first.0 == Some(byte) || first.1 == Some(byte);
+        let mut at = (*seen).max(start);
+        while let Some(next) = window.get(at..).and_then(|rest| rest.iter().position(candidate)) {
+            at += next;
+            *seen = at;
             let rest = window.get(at..).unwrap_or_default();
-            if begins(rest, end) && rest.starts_with(end) {
+            if let Some(behind) = rest.strip_prefix(end) {
                 if at == start && self.start.iter().any(|start| start == end) {
                     // One and the same marker twice: the second one begins a frame.
                     return Look::Noise(at);
                 }
-                *seen = at;
-                let behind = rest.get(end.len()..).unwrap_or_default();
                 let tail = match tail {
                     Tail::Bytes(count) => (*count <= behind.len()).then_some(*count),
-                    Tail::Until(mark) => {
-                        behind.windows(mark.len().max(1)).position(|bytes| bytes == mark).map(|at| at + mark.len())
-                    }
+                    Tail::Until(mark) => find(behind, mark).map(|at| at + mark.len()),
                 };
                 return tail.map_or(Look::More, |tail| Look::Whole(at + end.len() + tail));
             }
-            if begins(rest, end) && end.starts_with(rest) {
-                *seen = at;
+            if end.starts_with(rest) {
                 return Look::More;
             }
-            let Some(omit) = omit.filter(|omit| begins(rest, &omit.start)) else { continue };
-            if rest.starts_with(&omit.start) {
-                *seen = at;
-                let behind = rest.get(omit.start.len()..).unwrap_or_default();
-                let found = behind.windows(omit.end.len().max(1)).position(|bytes| bytes == omit.end);
-                let count = |found: usize| omit.start.len() + found + omit.end.len();
-                return found.map_or(Look::More, |found| Look::Omit(at, count(found)));
+            if let Some(omit) = omit {
+                if let Some(behind) = rest.strip_prefix(omit.start.as_slice()) {
+                    let count = |found: usize| omit.start.len() + found + omit.end.len();
+                    return find(behind, &omit.end).map_or(Look::More, |found| Look::Omit(at, count(found)));
+                }
+                if omit.start.starts_with(rest) {
+                    return Look::More;
+                }
             }
-            if omit.start.starts_with(rest) {
-                *seen = at;
-                return Look::More;
-            }
+            at += 1;
         }
         *seen = window.len();
         Look::More
     }
+}
+
+fn find(bytes: &[u8], mark: &[u8]) -> Option<usize> {
+    bytes.windows(mark.len().max(1)).position(|window| window == mark)
 }
