@@ -44,6 +44,8 @@ pub struct Decoder {
     routes: Routes,
     zone: Option<TimeZone>,
     doc: Doc,
+    /// What was found in a text of the payload.
+    inner: Doc,
     devices: Devices,
     device: String,
     /// Where the parts of the payload are, and where the one at hand is.
@@ -173,6 +175,7 @@ impl Decoder {
             routes,
             zone,
             doc: Doc::default(),
+            inner: Doc::default(),
             devices: Devices::default(),
             device: String::new(),
             places: VecDeque::new(),
@@ -263,6 +266,7 @@ impl Decoder {
     ) -> Step<Outcome> {
         let rules = Arc::clone(self.extractors[profile].profile());
         self.take_apart(frame, &rules, profile)?;
+        self.look_inside(&rules, profile)?;
         let mut tried = Tried::default();
         let mut places = std::mem::take(&mut self.places);
         for (part, rule) in rules.parts.iter().enumerate() {
@@ -287,7 +291,7 @@ impl Decoder {
                 self.reject(profile, reason, tried.first.unwrap_or_default())
             }
             // A sentence, an answer or a state of the device that no part of the profile is for.
-            None if tried.without_reading || !tried.applied => Err(Outcome::Ignored),
+            None if tried.without_reading || !tried.applied || rules.ignore_without_value => Err(Outcome::Ignored),
             None => self.reject(profile, Reason::NoValue, "none of the fields that the profile knows is there"),
         }
     }
@@ -311,6 +315,8 @@ impl Decoder {
         let read = match &rules.format {
             Format::Json => return self.read_json(text, profile),
             Format::Cbor => return self.read_cbor(frame.payload, profile),
+            // Who publishes a value a topic often has an object for another one.
+            Format::Plain if text.trim_ascii_start().starts_with('{') => return self.read_json(text, profile),
             Format::Plain => {
                 formats::text::plain(text, doc);
                 Ok(())
@@ -332,6 +338,27 @@ impl Decoder {
         }
     }
 
+    /// Takes apart texts of the payload that hold bytes, where the profile knows them.
+    fn look_inside(&mut self, rules: &Profile, profile: usize) -> Step<()> {
+        for inside in &rules.inside {
+            self.places.clear();
+            self.doc.places(Some(&inside.path), &mut self.places);
+            // From the last one to the first: what is put in moves all that follows.
+            while let Some(nodes) = self.places.pop_back() {
+                let Some(&index) = nodes.last() else { continue };
+                let Some(Kind::Text(text)) = self.doc.kind(index) else { continue };
+                let Some(bytes) = inside.bytes(self.doc.text(text)) else { continue };
+                // Bytes of another kind are for the next rule, or for none.
+                if formats::binary::binary(&bytes, &inside.layout, &mut self.inner).is_ok()
+                    && !self.doc.replace(index, &self.inner)
+                {
+                    return self.reject(profile, Reason::TooLarge, doc::TOO_MANY);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// What a part of the profile finds at one place, [`Decoder::nodes`].
     fn reading(
         &mut self,
@@ -345,7 +372,7 @@ impl Decoder {
         let extractor = &mut self.extractors[profile];
         let profile = Arc::clone(extractor.profile());
         let rules = &profile.parts[part];
-        let place = Place { doc: &self.doc, nodes: &self.nodes, captures };
+        let place = Place { doc: &self.doc, nodes: &self.nodes, depth: self.nodes.len(), captures };
         if !place.holds(&rules.when) {
             return;
         }
@@ -358,7 +385,7 @@ impl Decoder {
         if found.values == 0 {
             return;
         }
-        let place = Place { doc: &self.doc, nodes: &self.nodes, captures };
+        let place = Place { doc: &self.doc, nodes: &self.nodes, depth: self.nodes.len(), captures };
         let (at, time_is_wrong) = match rules.time.as_ref().map(|rule| event_time(rule, place, self.zone.as_ref())) {
             Some(Ok(at)) => (at, false),
             Some(Err(())) => (None, true),

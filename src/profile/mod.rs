@@ -24,7 +24,7 @@ use framing::{Framing, FramingKind};
 
 pub use board::{Board, Disk, Port};
 pub use builtin::{BOARD_FILES, FILES as BUILTIN_FILES};
-pub use format::{Binary, BinaryKind, BinaryValue, Delimited, Format, Pairs, TextPattern};
+pub use format::{Binary, BinaryKind, BinaryValue, Coding, Delimited, Format, Inside, Pairs, TextPattern};
 pub use path::{NAME_BYTES_MAX, NamePattern, Path, PatternError, sanitise};
 pub use sample::{Heard, Mismatch, Sample, SampleReading, decoder, hear, run_samples, unhex};
 pub use topic::{LEVELS_MAX, TopicPattern, covers};
@@ -48,6 +48,10 @@ pub struct Profile {
     pub transport: Transport,
     /// How a frame is written.
     pub format: Format,
+    /// Texts of a frame that hold bytes.
+    pub inside: Vec<Inside>,
+    /// Whether a frame in which nothing is found is passed over, and no error: the device says other things too.
+    pub ignore_without_value: bool,
     /// What is in a frame: each of them gives readings of its own.
     pub parts: Vec<Part>,
     /// The profile's own test.
@@ -79,8 +83,9 @@ pub struct Part {
     pub skip: Vec<Path>,
 }
 
-/// A path of plain keys: it names at most one value. `@key` is the key or position of the place where it is looked for,
-/// and `@NAME` what `{NAME}` took from the topic.
+/// A path of plain keys: it names at most one value. `@key` is the key or position of the place where the part begins, and
+/// `@NAME` what `{NAME}` took from the topic; a topic's `{key}` stands for the key that the whole payload does not have.
+/// `@root` before other keys looks for them in the whole payload alone.
 pub type KeyPath = Vec<Box<str>>;
 
 /// How frames arrive.
@@ -242,7 +247,9 @@ pub struct Convert {
 pub enum Condition {
     /// There is a value, not null, at that path.
     Present(KeyPath),
-    /// The value at that path is one of these texts.
+    /// There is none, or it is null.
+    Absent(KeyPath),
+    /// The value at that path is one of these texts; a `*` in one stands for any text.
     Is(KeyPath, Vec<Box<str>>),
     /// There is no value at that path, or it is none of these texts.
     Not(KeyPath, Vec<Box<str>>),
