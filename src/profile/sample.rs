@@ -30,6 +30,8 @@ pub struct Sample {
     pub retained: bool,
     /// What must come of it.
     pub expected: Expected,
+    /// What it says of the device besides: whether it came or went.
+    pub state: Option<bool>,
     /// How many single values must be left out.
     pub values_rejected: usize,
     /// The line of the file where it begins is known by the byte.
@@ -101,30 +103,36 @@ impl Sample {
             },
             _ => return fault(&span, "sample: expected either `payload` or `hex`"),
         };
-        let expected =
-            match (part.reading.is_empty(), part.state.as_deref(), part.expect.as_deref(), &part.expect_error) {
-                (false, None, None, None) => Expected::Readings(
-                    part.reading.into_iter().map(|part| reading(part, &span)).collect::<Result<_, _>>()?,
-                ),
-                (true, Some("online"), None, None) => Expected::State(true),
-                (true, Some("offline"), None, None) => Expected::State(false),
-                (true, None, Some("ignored"), None) => Expected::Ignored,
-                (true, None, Some("retained_without_time"), None) => Expected::RetainedWithoutTime,
-                (true, None, None, Some(code)) => match Reason::from_code(code) {
-                    Some(reason) => Expected::Error(reason),
-                    None => {
-                        let codes: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
-                        return fault(&span, format!("expect_error `{code}`: expected one of {}", codes.join(", ")));
-                    }
-                },
-                _ => {
-                    return fault(
-                        &span,
-                        "sample: expected one of [[sample.reading]], state = \"online\" or \"offline\", \
-                     expect = \"ignored\" or \"retained_without_time\", expect_error = a reason",
-                    );
+        // A birth message has both.
+        let state = match part.state.as_deref() {
+            Some("online") if !part.reading.is_empty() => Some(true),
+            Some("offline") if !part.reading.is_empty() => Some(false),
+            _ => None,
+        };
+        let alone = part.state.as_deref().filter(|_| state.is_none());
+        let expected = match (part.reading.is_empty(), alone, part.expect.as_deref(), &part.expect_error) {
+            (false, None, None, None) => {
+                Expected::Readings(part.reading.into_iter().map(|part| reading(part, &span)).collect::<Result<_, _>>()?)
+            }
+            (true, Some("online"), None, None) => Expected::State(true),
+            (true, Some("offline"), None, None) => Expected::State(false),
+            (true, None, Some("ignored"), None) => Expected::Ignored,
+            (true, None, Some("retained_without_time"), None) => Expected::RetainedWithoutTime,
+            (true, None, None, Some(code)) => match Reason::from_code(code) {
+                Some(reason) => Expected::Error(reason),
+                None => {
+                    let codes: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+                    return fault(&span, format!("expect_error `{code}`: expected one of {}", codes.join(", ")));
                 }
-            };
+            },
+            _ => {
+                return fault(
+                    &span,
+                    "sample: expected one of [[sample.reading]] (with or without state), state = \"online\" or \"offline\", \
+                     expect = \"ignored\" or \"retained_without_time\", expect_error = a reason",
+                );
+            }
+        };
         Ok(Self {
             name: part.name,
             topic: part.topic,
@@ -132,6 +140,7 @@ impl Sample {
             time_zone: part.time_zone,
             retained: part.retained,
             expected,
+            state,
             values_rejected: part.values_rejected,
             at: span.start,
         })
@@ -195,7 +204,10 @@ pub fn run_samples(profile: &Profile) -> Vec<Mismatch> {
 const ARRIVAL: Stamp = Stamp { wall_ms: 1_800_000_000_000, monotonic_ms: 1, trusted: true };
 
 fn run(profile: &Profile, sample: &Sample) -> Option<Mismatch> {
-    let expected = describe_expected(&sample.expected, sample.values_rejected);
+    let mut expected = describe_expected(&sample.expected, sample.values_rejected);
+    if let Some(online) = sample.state {
+        expected.insert(0, state_text(online).to_owned());
+    }
     let found = match decoder(profile, sample.time_zone.clone()) {
         Ok(mut decoder) => {
             let mut batch = Batch::default();
@@ -283,9 +295,13 @@ fn time_text(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |time| time.to_string())
 }
 
+fn state_text(online: bool) -> &'static str {
+    if online { "state online" } else { "state offline" }
+}
+
 fn describe_expected(expected: &Expected, values_rejected: usize) -> Vec<String> {
     let mut lines = match expected {
-        Expected::State(online) => vec![format!("state {}", if *online { "online" } else { "offline" })],
+        Expected::State(online) => vec![state_text(*online).to_owned()],
         Expected::Ignored => vec!["ignored".to_owned()],
         Expected::RetainedWithoutTime => vec!["retained without a time".to_owned()],
         Expected::Error(reason) => vec![format!("error {}", reason.as_str())],
@@ -325,7 +341,7 @@ fn describe_found(outcome: &Outcome, batch: &Batch, rejected: &[Reason], expecte
     let mut index = 0;
     for record in &batch.records {
         match record {
-            Record::State(state) => lines.push(format!("state {}", if state.online { "online" } else { "offline" })),
+            Record::State(state) => lines.push(state_text(state.online).to_owned()),
             Record::Reading(reading) => {
                 let wanted = match expected {
                     Expected::Readings(readings) => readings.get(index),
