@@ -401,7 +401,8 @@ fn time(part: TimePart) -> Result<TimeRule, Fault> {
                 return fault(
                     &span,
                     format!(
-                        "time format `{word}`: expected `rfc3339`, `local`, `epoch`, `epoch_ms`, `dsmr` or a pattern with %"
+                        "time format `{word}`: expected `rfc3339`, `local`, `epoch`, `epoch_ms`, `senml`, `dsmr` or a \
+                         pattern with %"
                     ),
                 );
             }
