@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use tidegate::profile::{BUILTIN_FILES, Profile, ProfileSet, Transport, run_samples};
+use tidegate::profile::{BUILTIN_FILES, FieldRule, Profile, ProfileSet, Transport, ValueType, run_samples};
+use tidegate::reading::MeasurementKind;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("firmware-profiles")
@@ -74,6 +75,33 @@ fn a_wrong_sample_fails_and_the_difference_is_shown() {
     }
 }
 
+#[test]
+fn a_profile_that_cannot_be_meant_is_refused_with_its_line() {
+    let good = "id = \"a/b\"\ndescription = \"d\"\nsource = \"s\"\ntransport = \"mqtt\"\nformat = \"json\"\n\
+                mqtt = { topics = [\"t/{device}\"] }\n";
+    let field = "[[field]]\npath = \"a\"\nname = \"a\"\n";
+    let inside = |inside: &str| format!("{good}{field}[[inside]]\npath = \"a\"\n{inside}\n");
+    let values = "values = { x = \"0 u8\" }";
+    for (text, line, expected) in [
+        (good.to_owned(), 1, "expected at least one [[field]]"),
+        (format!("{good}[[part]]\neach = \"a.*\"\n"), 7, "expected at least one [[part.field]]"),
+        (format!("{good}{field}[[part]]\neach = [\"a.*\", \"**\"]\n"), 11, "path `**`: `**` may not stand in it"),
+        (format!("{good}no_value = \"skip\"\n{field}"), 7, "no_value `skip`: expected `error` or `ignore`"),
+        (
+            format!("{good}{field}when = [{{ path = \"b\", is = \"x\", absent = true }}]\n"),
+            7,
+            "when: expected { path }",
+        ),
+        (inside(&format!("text = \"octal\"\n{values}")), 12, "text `octal`: expected `hex` or `base64`"),
+        (inside(&format!("text = \"hex\"\nstarts = \"1\"\n{values}")), 10, "starts: expected pairs"),
+        (inside("text = \"hex\"\nvalues = { x = \"0 u7\" }"), 10, "binary value `x`: expected a place and a kind"),
+    ] {
+        let error = Profile::parse(Path::new("x.toml"), &text).unwrap_err();
+        assert!(error.message.contains(expected), "{}", error.message);
+        assert_eq!(error.line, line, "{text}{error}");
+    }
+}
+
 /// One vocabulary: a name has the same unit and kind everywhere.
 #[test]
 fn a_measurement_means_the_same_in_all_profiles() {
@@ -82,12 +110,7 @@ fn a_measurement_means_the_same_in_all_profiles() {
         for field in profile.fields() {
             // A name that only the device knows has no unit to disagree about.
             let Some(unit) = field.unit.as_ref().and_then(|unit| unit.fixed()).map(str::to_owned) else { continue };
-            let names: Vec<String> = match (field.path.choices(), field.name.fixed()) {
-                (Some(choices), _) if field.name.is_one_capture() => choices,
-                (_, Some(name)) => vec![name.to_owned()],
-                _ => continue,
-            };
-            for name in names {
+            for name in names(field) {
                 let meaning = (unit.clone(), field.kind);
                 let (first, by) = known.entry(name.clone()).or_insert((meaning.clone(), profile.id.clone()));
                 assert_eq!(*first, meaning, "`{name}` in {} and in {by}", profile.id);
@@ -98,6 +121,59 @@ fn a_measurement_means_the_same_in_all_profiles() {
         [("temperature", "Cel"), ("power", "W"), ("energy", "kW.h"), ("voltage", "V"), ("humidity", "%")]
     {
         assert_eq!(&*known[name].0.0, unit);
+    }
+}
+
+/// What a rule calls its measurements, as far as the profile says it.
+fn names(field: &FieldRule) -> Vec<String> {
+    match (field.path.choices(), field.name.fixed()) {
+        (Some(choices), _) if field.name.is_one_capture() => choices,
+        (_, Some(name)) => vec![name.to_owned()],
+        _ => Vec::new(),
+    }
+}
+
+/// The rows of a table of measurements, in order.
+fn rows(table: &str) -> Vec<&str> {
+    table.lines().filter(|line| line.starts_with("| `")).collect()
+}
+
+/// docs/measurements.md has a row for each measurement that a profile names, and no other.
+#[test]
+fn every_measurement_is_described() {
+    let mut expected = BTreeSet::new();
+    for profile in ProfileSet::builtin().iter() {
+        for field in profile.fields() {
+            let kind = match (field.value_type, field.kind) {
+                (ValueType::Flag, _) => "flag",
+                (ValueType::Text, _) => "text",
+                // The device decides what it is, and gives the name too.
+                (ValueType::Any, _) => continue,
+                (ValueType::Number, MeasurementKind::Gauge) => "gauge",
+                (ValueType::Number, MeasurementKind::Counter) => "counter",
+            };
+            // A unit that the payload says is not the measurement's.
+            let unit = match &field.unit {
+                Some(unit) => unit.fixed().map(|unit| format!("`{unit}`")),
+                None => Some(String::new()),
+            };
+            let Some(unit) = unit else { continue };
+            expected.extend(
+                names(field).iter().map(|name| format!("| `{name}` | {unit} | {kind} |").replace("|  |", "| |")),
+            );
+        }
+    }
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/measurements.md")).unwrap();
+    let found = rows(&text);
+    assert!(found.iter().is_sorted_by_key(|row| row.split('`').nth(1)), "the rows are sorted by name");
+    let start = |row: &str| row.rsplitn(3, '|').nth(2).map(|row| format!("{row}|"));
+    let described: BTreeSet<String> = found.iter().filter_map(|row| start(row)).collect();
+    let missing: Vec<_> = expected.difference(&described).collect();
+    let surplus: Vec<_> = described.difference(&expected).collect();
+    assert!(missing.is_empty() && surplus.is_empty(), "missing: {missing:#?}\nnot in any profile: {surplus:#?}");
+    assert_eq!(found.len(), described.len(), "a row is there twice");
+    for row in found {
+        assert!(row.split('|').nth(4).is_some_and(|meaning| !meaning.trim().is_empty()), "what is it? {row}");
     }
 }
 
@@ -146,6 +222,51 @@ fn a_misspelt_id_gets_a_suggestion() {
     assert_eq!(message("zigbe2mqtt"), "there is no profile `zigbe2mqtt`; did you mean `zigbee2mqtt`?");
     assert_eq!(message("json-line"), "there is no profile `json-line`; did you mean `generic/json-line`?");
     assert_eq!(message("qqq"), "there is no profile `qqq`");
+}
+
+/// A thermometer that speaks in frames with a checksum: what its samples may say.
+#[test]
+fn a_serial_sample_goes_through_framing_and_checksum() {
+    let head = r#"
+id = "acme/framed"
+description = "Lines between two marks"
+source = "x"
+transport = "serial"
+format = "delimited"
+[framing]
+kind = "markers"
+start = [0x02]
+end = [0x03]
+payload = [1, -1]
+[checksum]
+kind = "xor8"
+at = -2
+encoding = "binary"
+[[field]]
+path = "1"
+name = "temperature"
+"#;
+    // The xor of 02, "21" and 2c is the byte before the end; it belongs to the payload and is a column of its own.
+    let good = "02 32 31 2c 2d 03";
+    let reading = "[[sample.reading]]\nvalues = { temperature = 21 }\n";
+    for (sample, expect) in [
+        (format!("hex = \"{good}\""), reading.to_owned()),
+        (format!("hex = \"ff 0d {good} 0d\""), reading.to_owned()),
+        ("hex = [\"02 32\", \"31 2c\", \"2d 03\"]".to_owned(), reading.to_owned()),
+        (format!("hex = \"{good} {good}\""), format!("{reading}{reading}")),
+        ("hex = \"02 32 30 2c 2d 03\"".to_owned(), "expect_error = \"bad_checksum\"".to_owned()),
+        (format!("hex = \"02 32 30 2c 2d 03 {good}\""), format!("expect_error = \"bad_checksum\"\n{reading}")),
+        ("hex = \"02 32 30 2c\"".to_owned(), "expect = \"noise\"".to_owned()),
+        ("payload = \"\\u000221,-\\u0003\"".to_owned(), reading.to_owned()),
+    ] {
+        let text = format!("{head}[[sample]]\nname = \"s\"\n{sample}\n{expect}\n");
+        let profile = Profile::parse(Path::new("x.toml"), &text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert_eq!(run_samples(&profile), [], "{sample}");
+    }
+    let text = format!("{head}[[sample]]\nname = \"s\"\nhex = \"02 32 30 2c 2d 03\"\n{reading}");
+    let mismatch = run_samples(&Profile::parse(Path::new("x.toml"), &text).unwrap()).remove(0);
+    let shown = ["+ error bad_checksum", "+ (the checksum is 0x2d, its bytes give 0x2c)"];
+    assert!(shown.iter().all(|line| mismatch.diff.iter().any(|found| found == line)), "{mismatch}");
 }
 
 /// Recorded messages of real devices, where a folder of them is at hand: `TIDEGATE_FRAMES=folder cargo test --test
@@ -214,4 +335,4 @@ fn recorded_case(id: &str, case: &serde_json::Value) -> Result<(), String> {
 }
 
 const SAMPLE: &str =
-    "[[sample]]\nname = \"recorded\"\ntopic = \"TOPIC\"\npayload = \"\"\nexpect_error = \"checksum\"\n";
+    "[[sample]]\nname = \"recorded\"\ntopic = \"TOPIC\"\npayload = \"\"\nexpect_error = \"bad_checksum\"\n";

@@ -4,6 +4,7 @@ mod board;
 pub mod check;
 mod interrupt;
 pub mod outbox;
+pub mod profile;
 pub mod reload;
 pub mod replay;
 pub mod run;
@@ -56,6 +57,9 @@ enum Command {
         /// Show the configuration as it will be used, without its secrets
         #[arg(long)]
         print: bool,
+        /// Say what of it does not fit this board, such as raspberry-pi-4, or a board's file
+        #[arg(long, value_name = "NAME|FILE")]
+        board: Option<String>,
     },
     /// Show what the rules of a configuration would make of recorded readings
     Replay {
@@ -95,6 +99,13 @@ enum Command {
         /// The data directory, instead of looking it up in the configuration
         #[arg(long, value_name = "DIR")]
         data_dir: Option<PathBuf>,
+    },
+    /// Device profiles: which there are, what they make of a message, whether their samples pass, a template for a new one
+    Profile {
+        #[command(flatten)]
+        place: profile::Place,
+        #[command(subcommand)]
+        action: profile::Action,
     },
     /// Look into the buffer on disk, deliver again, repair, give up: of a stopped gateway, and read only of a running one
     Outbox {
@@ -141,12 +152,13 @@ pub fn main() -> ExitCode {
     match command {
         Command::Run { config, print: false, strict, .. } => run::gateway(&config.config, strict),
         Command::Run { config, print: true, format, .. } => run::print(&config.config, format.map(Into::into)),
-        Command::Check { config, print } => check::run(&config.config, print),
+        Command::Check { config, print, board } => check::run(&config.config, print, board.as_deref()),
         Command::Replay { file, config, format, speed, close } => {
             replay::run(&file, &config.config, &replay::Options { format: format.map(Into::into), speed, close })
         }
         Command::Selftest(test) => selftest::run(&test),
         Command::Support(support) => support::run(&support),
+        Command::Profile { place, action } => profile::run(&place, action),
         Command::Outbox { place, action } => outbox::run(&place, action),
         Command::Reload { config, data_dir } => reload::run(&config.config, data_dir),
         Command::Status { config, data_dir, json } => status::run(&config.config, data_dir, json),

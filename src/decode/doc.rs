@@ -210,6 +210,34 @@ impl Doc {
         self.close(index);
     }
 
+    /// Puts the object of another payload in the place of a leaf. False, and nothing happens, if there are too many nodes.
+    pub(crate) fn replace(&mut self, index: usize, with: &Self) -> bool {
+        let Some((_, below)) = with.nodes.split_first().filter(|_| index < self.nodes.len()) else { return true };
+        if self.nodes.len() + below.len() > NODES_MAX {
+            return false;
+        }
+        let before = self.text.len() as u32;
+        self.text.push_str(&with.text);
+        let moved = |span: Span| Span { start: span.start + before, end: span.end + before };
+        for node in &mut self.nodes {
+            if node.next as usize > index {
+                node.next += below.len() as u32;
+            }
+        }
+        self.nodes[index].kind = Kind::Object;
+        let below = below.iter().map(|node| Node {
+            key: moved(node.key),
+            kind: match node.kind {
+                Kind::Digits(span) => Kind::Digits(moved(span)),
+                Kind::Text(span) => Kind::Text(moved(span)),
+                kind => kind,
+            },
+            next: node.next + index as u32,
+        });
+        self.nodes.splice(index + 1..index + 1, below);
+        true
+    }
+
     /// Whether nothing more is taken.
     pub(crate) fn is_full(&self) -> bool {
         self.nodes.len() >= NODES_MAX
@@ -405,6 +433,25 @@ mod tests {
         let Kind::Digits(digits) = doc.find(&path("e")).unwrap().kind else { panic!() };
         assert_eq!(doc.text(digits), "18446744073709551615");
         assert!(doc.find(&path("a.x")).is_none());
+    }
+
+    #[test]
+    fn an_object_takes_the_place_of_a_leaf() {
+        let (mut doc, mut inner) = (Doc::default(), Doc::default());
+        doc.read_json(r#"{"a":{"x":"0102","y":1},"b":["0304"],"c":"end"}"#).unwrap();
+        inner.read_json(r#"{"p":"inner","q":7}"#).unwrap();
+        let path = |text: &str| text.split('.').map(Into::into).collect::<Vec<Box<str>>>();
+        let word = |doc: &Doc, text: &str| doc.find(&path(text)).and_then(|node| doc.word(node));
+        // Nodes: 0 root, 1 a, 2 x, 3 y, 4 b, 5 its element, 6 c.
+        assert!(doc.replace(5, &inner) && doc.replace(2, &inner));
+        for (path, expected) in
+            [("a.x.p", "inner"), ("a.x.q", "7"), ("a.y", "1"), ("b.0.p", "inner"), ("b.0.q", "7"), ("c", "end")]
+        {
+            assert_eq!(word(&doc, path).as_deref(), Some(expected), "{path}");
+        }
+        assert!(doc.find(&path("a.p")).is_none() && doc.find(&path("b.1")).is_none());
+        doc.read_json(&format!("[{}0]", "0,".repeat(NODES_MAX - 3))).unwrap();
+        assert!(!doc.replace(1, &inner) && doc.kind(1) == Some(Kind::Number(0.0)));
     }
 
     #[test]

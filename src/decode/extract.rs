@@ -82,13 +82,18 @@ pub(crate) struct Place<'a> {
     pub(crate) doc: &'a Doc,
     /// The innermost one is the last.
     pub(crate) nodes: &'a [usize],
+    /// How many of them lead down to where the part begins.
+    pub(crate) depth: usize,
     pub(crate) captures: &'a [(Box<str>, Box<str>)],
 }
 
 impl<'a> Place<'a> {
     /// The value at a path of plain keys, from here; where it is not, from what is around it.
     pub(crate) fn find(&self, path: &[Box<str>]) -> Option<&'a Node> {
-        self.nodes.iter().rev().find_map(|node| self.doc.find_below(*node, path))
+        match path {
+            [first, rest @ ..] if **first == *"@root" => self.doc.find(rest),
+            _ => self.nodes.iter().rev().find_map(|node| self.doc.find_below(*node, path)),
+        }
     }
 
     /// The same as a text, which the topic or the place itself may say too.
@@ -96,17 +101,18 @@ impl<'a> Place<'a> {
         if let [name] = path
             && name.starts_with('@')
         {
+            let captured = || self.captures.iter().find(|(own, _)| own == name).map(|(_, word)| word.to_string());
             return match &**name {
-                "@key" => self.key(),
-                _ => self.captures.iter().find(|(own, _)| own == name).map(|(_, word)| word.to_string()),
+                "@key" => self.key().or_else(captured),
+                _ => captured(),
             };
         }
         self.doc.word(self.find(path)?)
     }
 
-    /// The innermost node's key or position.
+    /// The key or position of the place where the part begins; the whole payload has none.
     fn key(&self) -> Option<String> {
-        let (node, around) = match self.nodes {
+        let (node, around) = match self.nodes.get(..self.depth)? {
             [.., around, node] => (*node, *around),
             _ => return None,
         };
@@ -124,12 +130,18 @@ impl<'a> Place<'a> {
 
     fn holds_for(&self, condition: &Condition, node: Option<&Node>) -> bool {
         match condition {
-            Condition::Present(path) if path.first().is_some_and(|key| key.starts_with('@')) => {
-                self.word(path).is_some()
-            }
-            Condition::Present(path) => self.find(path).is_some_and(|node| node.kind != Kind::Null),
+            Condition::Present(path) => self.has(path),
+            Condition::Absent(path) => !self.has(path),
             Condition::Is(path, words) => self.is(path, words),
             Condition::Not(path, words) => !self.is(path, words),
+            Condition::Bit(path, bit) => match self.find(path).map(|node| node.kind) {
+                Some(Kind::Number(number)) => bits_of(number, (*bit, 1)) == 1.0,
+                Some(Kind::Text(text)) => match parse_number(self.doc.text(text).trim()) {
+                    Some(Kind::Number(number)) => bits_of(number, (*bit, 1)) == 1.0,
+                    _ => false,
+                },
+                _ => false,
+            },
             Condition::Above(limit) => match node.map(|node| node.kind) {
                 Some(Kind::Number(number)) => number > *limit,
                 Some(Kind::Text(text)) if self.doc.untyped => {
@@ -140,14 +152,29 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Whether the value at a path is one of these words; numbers are compared as numbers.
+    fn has(&self, path: &[Box<str>]) -> bool {
+        match path {
+            [key] if key.starts_with('@') => self.word(path).is_some(),
+            _ => self.find(path).is_some_and(|node| node.kind != Kind::Null),
+        }
+    }
+
+    /// Whether the value at a path is one of these words; numbers are compared as numbers, and a `*` in a word stands for
+    /// any text.
     fn is(&self, path: &[Box<str>], words: &[Box<str>]) -> bool {
         match self.find(path).map(|node| node.kind) {
-            Some(Kind::Text(text)) => words.iter().any(|word| *self.doc.text(text) == **word),
+            Some(Kind::Text(text)) => words.iter().any(|word| fits(word, self.doc.text(text))),
             Some(Kind::Number(number)) => words.iter().any(|word| word.parse() == Ok(number)),
             Some(Kind::Flag(flag)) => words.iter().any(|word| word.parse() == Ok(flag)),
-            _ => self.word(path).is_some_and(|found| words.iter().any(|word| **word == *found)),
+            _ => self.word(path).is_some_and(|found| words.iter().any(|word| fits(word, &found))),
         }
+    }
+}
+
+fn fits(word: &str, text: &str) -> bool {
+    match word.split_once('*') {
+        None => *word == *text,
+        Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| rest.ends_with(after)),
     }
 }
 
@@ -177,6 +204,7 @@ impl Extractor {
             measurements: &mut self.measurements,
             path: &mut self.path,
             doc,
+            depth: nodes.len(),
             captures,
             mark,
             out,
@@ -195,6 +223,7 @@ struct Walk<'a> {
     measurements: &'a mut Measurements,
     path: &'a mut String,
     doc: &'a Doc,
+    depth: usize,
     captures: &'a [(Box<str>, Box<str>)],
     /// The first field of this reading.
     mark: usize,
@@ -232,7 +261,7 @@ impl Walk<'_> {
             self.remember();
         }
         let Some(candidates) = self.known.get(self.path.as_str()) else { return };
-        let place = Place { doc: self.doc, nodes, captures: self.captures };
+        let place = Place { doc: self.doc, nodes, depth: self.depth, captures: self.captures };
         for candidate in candidates {
             let rule = &self.rules.fields[candidate.rule];
             match apply(rule, place, node) {
@@ -467,10 +496,10 @@ fn take_text(rule: &FieldRule, text: &str) -> Outcome {
 }
 
 fn take_number(rule: &FieldRule, raw: f64) -> Outcome {
-    if rule.no_reading.contains(&raw) {
+    let number = rule.bits.map_or(raw, |bits| bits_of(raw, bits));
+    if rule.no_reading.contains(&number) {
         return Outcome::Nothing;
     }
-    let number = rule.bits.map_or(raw, |bits| bits_of(raw, bits));
     let number = if rule.degrees { degrees(number) } else { number };
     let number = rule.convert.map_or(number, |convert| convert.apply(number));
     if !number.is_finite() {

@@ -45,8 +45,8 @@ pub struct Decoder {
     routes: Routes,
     zone: Option<TimeZone>,
     doc: Doc,
-    /// What a format reads a payload into before it is resolved.
-    pack: Doc,
+    /// What was found in a text of the payload, and what a format reads a payload into before it is resolved.
+    inner: Doc,
     devices: Devices,
     device: String,
     /// What nodes of Sparkplug B said in their births.
@@ -180,7 +180,7 @@ impl Decoder {
             routes,
             zone,
             doc: Doc::default(),
-            pack: Doc::default(),
+            inner: Doc::default(),
             devices: Devices::default(),
             device: String::new(),
             births: sparkplug::Nodes::default(),
@@ -278,6 +278,7 @@ impl Decoder {
     ) -> Step<Outcome> {
         let rules = Arc::clone(self.extractors[profile].profile());
         let heard = self.take_apart(frame, &rules, profile, (device_of_route, captures))?;
+        self.look_inside(&rules, profile)?;
         let mut tried = Tried { without_reading: heard.nothing, first: heard.first, ..Tried::default() };
         self.gaps.add(heard.gap.into());
         self.rejected.extend(std::iter::repeat_n(Reason::UnknownAlias, heard.unknown));
@@ -312,7 +313,8 @@ impl Decoder {
                 self.rejected.clear();
                 self.reject(profile, reason, tried.first.unwrap_or_default())
             }
-            None if tried.without_reading => Err(Outcome::Ignored),
+            // A sentence, an answer or a state of the device that no part of the profile is for.
+            None if tried.without_reading || !tried.applied || rules.ignore_without_value => Err(Outcome::Ignored),
             None => self.reject(profile, Reason::NoValue, "none of the fields that the profile knows is there"),
         }
     }
@@ -348,6 +350,10 @@ impl Decoder {
                 let heard = self.births.take(topic, frame.payload, doc);
                 return heard.or_else(|refusal| self.refuse(profile, refusal));
             }
+            // Who publishes a value a topic often has an object for another one.
+            Format::Plain if text.trim_ascii_start().starts_with('{') => {
+                return self.read_json(text, profile).map(|()| Heard::default());
+            }
             Format::Plain => {
                 formats::text::plain(text, doc);
                 Ok(())
@@ -359,7 +365,7 @@ impl Decoder {
             Format::Nmea => formats::text::nmea(text, doc),
             Format::Dsmr => formats::dsmr::dsmr(text, doc),
             Format::Sml => formats::sml::sml(frame.payload, doc),
-            Format::Senml => formats::senml::senml(frame.payload, &mut self.pack, doc),
+            Format::Senml => formats::senml::senml(frame.payload, &mut self.inner, doc),
         };
         match read {
             Ok(()) => Ok(Heard::default()),
@@ -372,6 +378,27 @@ impl Decoder {
             Refusal::Ignored => Err(Outcome::Ignored),
             Refusal::Wrong(reason, detail) => self.reject(profile, reason, detail),
         }
+    }
+
+    /// Takes apart texts of the payload that hold bytes, where the profile knows them.
+    fn look_inside(&mut self, rules: &Profile, profile: usize) -> Step<()> {
+        for inside in &rules.inside {
+            self.places.clear();
+            self.doc.places(Some(&inside.path), &mut self.places);
+            // From the last one to the first: what is put in moves all that follows.
+            while let Some(nodes) = self.places.pop_back() {
+                let Some(&index) = nodes.last() else { continue };
+                let Some(Kind::Text(text)) = self.doc.kind(index) else { continue };
+                let Some(bytes) = inside.bytes(self.doc.text(text)) else { continue };
+                // Bytes of another kind are for the next rule, or for none.
+                if formats::binary::binary(&bytes, &inside.layout, &mut self.inner).is_ok()
+                    && !self.doc.replace(index, &self.inner)
+                {
+                    return self.reject(profile, Reason::TooLarge, doc::TOO_MANY);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// What a part of the profile finds at one place, [`Decoder::nodes`].
@@ -387,10 +414,11 @@ impl Decoder {
         let extractor = &mut self.extractors[profile];
         let profile = Arc::clone(extractor.profile());
         let rules = &profile.parts[part];
-        let place = Place { doc: &self.doc, nodes: &self.nodes, captures };
+        let place = Place { doc: &self.doc, nodes: &self.nodes, depth: self.nodes.len(), captures };
         if !place.holds(&rules.when) {
             return;
         }
+        tried.applied = true;
         let mark = out.mark();
         let found = extractor.extract(part, &self.doc, &mut self.nodes, captures, out);
         tried.without_reading |= found.without_reading > 0;
@@ -399,7 +427,7 @@ impl Decoder {
         if found.values == 0 {
             return;
         }
-        let place = Place { doc: &self.doc, nodes: &self.nodes, captures };
+        let place = Place { doc: &self.doc, nodes: &self.nodes, depth: self.nodes.len(), captures };
         let (at, time_is_wrong) = match rules.time.as_ref().map(|rule| event_time(rule, place, self.zone.as_ref())) {
             Some(Ok(at)) => (at, false),
             Some(Err(())) => (None, true),
@@ -519,6 +547,8 @@ impl Decoder {
 #[derive(Debug, Default)]
 struct Tried {
     readings: usize,
+    /// The conditions of a part hold.
+    applied: bool,
     /// Fields are there that say that there is no reading.
     without_reading: bool,
     /// Something was retained and has no time.

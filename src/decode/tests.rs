@@ -310,6 +310,157 @@ fn object(key: impl Strategy<Value = String>, value: impl Strategy<Value = Strin
     })
 }
 
+fn own_mqtt(text: &str) -> Decoder {
+    let head = "id = \"own\"\ndescription = \"d\"\nsource = \"s\"\ntransport = \"mqtt\"\n";
+    let mut set = ProfileSet::default();
+    set.insert(Profile::parse(Path::new("own.toml"), &format!("{head}{text}")).unwrap());
+    Decoder::for_mqtt(&mqtt(&[used("own")], None), &set).unwrap()
+}
+
+#[test]
+fn bytes_in_a_text_are_taken_apart_where_they_begin_as_they_must() {
+    let mut decoder = own_mqtt(
+        r#"
+        format = "json"
+        [mqtt]
+        topics = ["t/{device}"]
+        [[inside]]
+        path = "tags.*.data"
+        text = "hex"
+        starts = "01 ff"
+        values = { temperature = "2 i16", late = "100 u8" }
+        [[inside]]
+        path = "raw"
+        text = "base64"
+        endian = "little"
+        values = { temperature = "0 i16" }
+        [[field]]
+        path = "raw.temperature"
+        name = "raw"
+        [[part]]
+        each = "tags.*"
+        device = "@key"
+        [[part.field]]
+        path = "data.temperature"
+        name = "temperature"
+        [[part.field]]
+        path = "data"
+        name = "other"
+        type = "text"
+        "#,
+    );
+    let mut batch = Batch::default();
+    let number = |name: &str, number| (name.to_owned(), Value::Number(number));
+    let text = |name: &str, text: &str| (name.to_owned(), Value::Text(text.into()));
+    // Two places, the second of which moves when the first is taken apart.
+    let payload = r#"{"tags":{"a":{"data":"01ffff38"},"b":{"data":"01FF00c8"},"c":{"data":"02ff00c8"}},"raw":"OP8="}"#;
+    assert_eq!(decoder.decode(&frame("t/x", payload), NOW, &mut batch), Outcome::Readings(4));
+    assert_eq!(
+        values(&batch),
+        [number("raw", -200.0), number("temperature", -200.0), number("temperature", 200.0), text("other", "02ff00c8")]
+    );
+    let devices = batch.records.iter().map(|record| match record {
+        Record::Reading(reading) => reading.device.to_string(),
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(devices.collect::<Vec<_>>(), ["x", "a", "b", "c"]);
+    // Half a byte, a sign, too short for any value, not base64: left as they are.
+    for (payload, expected) in [
+        (r#"{"tags":{"a":{"data":"01ff1"}}}"#, vec![text("other", "01ff1")]),
+        (r#"{"tags":{"a":{"data":"01ff+1+1"}}}"#, vec![text("other", "01ff+1+1")]),
+        (r#"{"tags":{"a":{"data":"01ff00"}}}"#, vec![text("other", "01ff00")]),
+        (r#"{"raw":"OP8","tags":{"a":{"data":"é1ff"}}}"#, vec![number("raw", -200.0), text("other", "é1ff")]),
+        (r#"{"raw":"OP*","tags":{"a":{"data":""}}}"#, vec![text("other", "")]),
+    ] {
+        batch.clear();
+        decoder.decode(&frame("t/x", payload), NOW, &mut batch);
+        assert_eq!(values(&batch), expected, "{payload}");
+    }
+}
+
+#[test]
+fn rules_ask_what_the_topic_the_key_and_the_whole_payload_say() {
+    let mut decoder = own_mqtt(
+        r#"
+        format = "json"
+        no_value = "ignore"
+        [mqtt]
+        topics = ["t/{device}/events", "t/{device}/status/{key}"]
+        [time]
+        path = "@root.at"
+        format = "epoch"
+        when = [{ path = "@root.at", not = "@*" }]
+        [[field]]
+        path = "v"
+        name = "{@key}_whole"
+        when = [{ path = "@key", is = "sw*:0" }, { path = "id", absent = true }]
+        [[field]]
+        path = "in.v"
+        name = "{@key}_inner"
+        when = [{ path = "@key" }]
+        [[part]]
+        each = "params.*"
+        when = [{ path = "@root.method", is = "Notify*" }]
+        "#,
+    );
+    let mut batch = Batch::default();
+    let mut names = |topic: &str, payload: &str| {
+        batch.clear();
+        let outcome = decoder.decode(&frame(topic, payload), NOW, &mut batch);
+        let names: Vec<_> = values(&batch).into_iter().map(|(name, _)| name).collect();
+        let time = match batch.records.first() {
+            Some(Record::Reading(reading)) => Some((reading.time_ms, reading.time_quality)),
+            _ => None,
+        };
+        (outcome, names, time)
+    };
+    let at = |seconds: i64| Some((seconds * 1000, TimeQuality::Device));
+    let arrival = Some((NOW.wall_ms, TimeQuality::Arrival));
+    let of = |expected: &[&str]| expected.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let event = r#"{"method":"NotifyX","at":2000,"params":{"at":1,"switch:0":{"v":1,"in":{"v":2},"at":7}}}"#;
+    let expected = of(&["switch_0_whole", "switch_0_inner"]);
+    assert_eq!(names("t/d/events", event), (Outcome::Readings(1), expected.clone(), at(2000)));
+    assert_eq!(
+        names("t/d/status/switch:0", r#"{"v":1,"in":{"v":2},"at":"@0.5s"}"#),
+        (Outcome::Readings(1), expected, arrival)
+    );
+    // Another key, an `id`, another method: nothing is left, and nothing is an error here.
+    for (topic, payload) in [
+        ("t/d/status/light:0", r#"{"v":1}"#),
+        ("t/d/status/switch:0", r#"{"v":1,"id":0}"#),
+        ("t/d/events", r#"{"method":"Other","params":{"switch:0":{"v":1}}}"#),
+        ("t/d/events", r#"{"v":1}"#),
+    ] {
+        assert_eq!(names(topic, payload), (Outcome::Ignored, vec![], None), "{payload}");
+    }
+}
+
+#[test]
+fn a_topic_of_plain_values_may_have_an_object() {
+    let mut decoder = own_mqtt(
+        "format = \"plain\"\n[mqtt]\ntopics = [\"t/{device}\"]\n\
+         [[field]]\npath = \"value\"\nname = \"value\"\n[[field]]\npath = \"a\"\nname = \"a\"\n",
+    );
+    let mut batch = Batch::default();
+    for (payload, name, number) in [(" -2.5 ", "value", -2.5), (" {\"a\":3}", "a", 3.0)] {
+        batch.clear();
+        assert_eq!(decoder.decode(&frame("t/x", payload), NOW, &mut batch), Outcome::Readings(1));
+        assert_eq!(values(&batch), [(name.to_owned(), Value::Number(number))]);
+    }
+    assert_eq!(rejection(decoder.decode(&frame("t/x", "{"), NOW, &mut batch)).0, Reason::NotJson);
+}
+
+#[test]
+fn what_means_no_reading_is_looked_for_in_the_bits_that_count() {
+    let mut decoder = own(
+        "[[field]]\npath = \"p\"\nname = \"v\"\nbits = [5, 11]\nscale = 0.001\noffset = 1.6\nno_reading = [2047]\n",
+    );
+    let mut batch = Batch::default();
+    assert_eq!(decoder.decode(&frame("t/x", r#"{"p":65504}"#), NOW, &mut batch), Outcome::Ignored);
+    decoder.decode(&frame("t/x", r#"{"p":65472}"#), NOW, &mut batch);
+    assert_eq!(values(&batch), [("v".to_owned(), Value::Number(3.646))]);
+}
+
 #[test]
 fn times_relative_to_now_are_relative_to_the_arrival() {
     let mut decoder = decoder(&["senml"]);

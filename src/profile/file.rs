@@ -9,10 +9,10 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::format::{self, BinaryPart, DelimitedPart, PairsPart, Parts, RegexPart};
+use super::format::{self, BinaryPart, DelimitedPart, InsidePart, PairsPart, Parts, RegexPart};
 use super::{
     Condition, Convert, FieldRule, KeyPath, LineSettings, NamePattern, Part, Path, PatternError, Profile, ProfileError,
-    Sample, StateRule, TimeRule, Topics, Transport, UnitRule, ValueType, sample,
+    Sample, StateRule, TimeRule, Topics, Transport, UnitRule, ValueType, framing, sample,
 };
 use crate::config::Parity;
 use crate::decode::TimeFormat;
@@ -29,10 +29,15 @@ struct ProfileFile {
     format: Spanned<String>,
     mqtt: Option<Spanned<MqttPart>>,
     serial: Option<Spanned<SerialPart>>,
+    framing: Option<Spanned<framing::FramingPart>>,
+    checksum: Option<Spanned<framing::ChecksumPart>>,
     delimited: Option<Spanned<DelimitedPart>>,
     pairs: Option<Spanned<PairsPart>>,
     regex: Option<Spanned<RegexPart>>,
     binary: Option<Spanned<BinaryPart>>,
+    #[serde(default)]
+    inside: Vec<Spanned<InsidePart>>,
+    no_value: Option<Spanned<String>>,
     device: Option<Spanned<OneOrMany>>,
     time: Option<TimePart>,
     #[serde(default)]
@@ -48,7 +53,7 @@ struct ProfileFile {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PartPart {
-    each: Option<Spanned<String>>,
+    each: Option<Spanned<OneOrMany>>,
     device: Option<Spanned<OneOrMany>>,
     time: Option<TimePart>,
     #[serde(default)]
@@ -61,13 +66,13 @@ struct PartPart {
 
 #[derive(Deserialize, Clone)]
 #[serde(untagged)]
-enum OneOrMany {
+pub(super) enum OneOrMany {
     One(String),
     Many(Vec<String>),
 }
 
 impl OneOrMany {
-    fn into_vec(self) -> Vec<String> {
+    pub(super) fn into_vec(self) -> Vec<String> {
         match self {
             Self::One(one) => vec![one],
             Self::Many(many) => many,
@@ -158,7 +163,10 @@ struct WhenPart {
     path: Option<String>,
     is: Option<OneOrMany>,
     not: Option<OneOrMany>,
+    bit: Option<u8>,
     above: Option<f64>,
+    #[serde(default)]
+    absent: bool,
 }
 
 /// What is wrong, and at which byte of the file.
@@ -205,11 +213,14 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
     let more = Parts { delimited: parts.delimited, pairs: parts.pairs, regex: parts.regex, binary: parts.binary };
     let format = format::build(&parts.format, more)?;
     let transport = match (parts.transport.get_ref().as_str(), parts.mqtt, parts.serial) {
-        ("mqtt", Some(mqtt), None) => Transport::Mqtt(topics(mqtt.into_inner())?),
-        ("serial", None, serial) => Transport::Serial(match serial {
-            Some(serial) => line_settings(serial)?,
-            None => LineSettings::default(),
-        }),
+        ("mqtt", Some(mqtt), None) if parts.framing.is_none() && parts.checksum.is_none() => {
+            Transport::Mqtt(topics(mqtt.into_inner())?)
+        }
+        ("serial", None, serial) => {
+            let mut line = serial.map_or_else(|| Ok(LineSettings::default()), line_settings)?;
+            *line.framing = framing::framing(&line, parts.framing, parts.checksum)?;
+            Transport::Serial(line)
+        }
         ("mqtt", None, _) => return fault(&parts.transport.span(), "expected a [mqtt] part with its topics"),
         ("mqtt" | "serial", ..) => {
             return fault(
@@ -233,23 +244,38 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
     let mut all = Vec::new();
     for more in parts.part {
         let span = more.span();
-        let more = more.into_inner();
-        if more.field.is_empty() {
-            return fault(&span, "part: expected at least one [[part.field]]");
+        let mut more = more.into_inner();
+        let places = places(more.each.take())?;
+        if more.field.is_empty() && whole.fields.is_empty() {
+            return fault(&span, "part: expected at least one [[part.field]], or [[field]] for the whole frame");
         }
         let mut more = part(more, &span)?;
         // What is said for the whole frame holds for a part that does not say otherwise.
+        if more.fields.is_empty() {
+            more.fields.clone_from(&whole.fields);
+            more.skip.extend_from_slice(&whole.skip);
+        }
         if more.device.is_empty() {
             more.device.clone_from(&whole.device);
         }
         more.time = more.time.or_else(|| whole.time.clone());
-        all.push(more);
+        all.extend(places.into_iter().map(|each| Part { each, ..more.clone() }));
     }
     if !whole.fields.is_empty() {
         all.insert(0, whole);
     }
     let samples = parts.sample.into_iter().map(Sample::build).collect::<Result<_, _>>()?;
+    let ignore_without_value = match part_word(parts.no_value.as_ref()) {
+        None | Some("error") => false,
+        Some("ignore") => true,
+        Some(other) => {
+            let span = parts.no_value.as_ref().map(Spanned::span).unwrap_or_default();
+            return fault(&span, format!("no_value `{other}`: expected `error` or `ignore`"));
+        }
+    };
     Ok(Profile {
+        inside: parts.inside.into_iter().map(format::inside).collect::<Result<Vec<_>, _>>()?.concat(),
+        ignore_without_value,
         id: Arc::from(id.as_str()),
         description: parts.description.into_inner(),
         source: parts.source,
@@ -260,17 +286,11 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
     })
 }
 
+fn part_word(word: Option<&Spanned<String>>) -> Option<&str> {
+    word.map(|word| word.get_ref().as_str())
+}
+
 fn part(part: PartPart, span: &Range<usize>) -> Result<Part, Fault> {
-    let each = match part.each {
-        None => None,
-        Some(text) => {
-            let path = at(&text.span(), Path::parse(text.get_ref()))?;
-            if path.is_deep() {
-                return fault(&text.span(), "each: `**` may not stand in it; write `*` for each level");
-            }
-            Some(path)
-        }
-    };
     let device = match part.device {
         None => Vec::new(),
         Some(device) => {
@@ -281,7 +301,23 @@ fn part(part: PartPart, span: &Range<usize>) -> Result<Part, Fault> {
     let fields = part.field.into_iter().map(field).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
     let skip = part.skip.iter().map(|path| at(&path.span(), Path::parse(path.get_ref()))).collect::<Result<_, _>>()?;
     let when = part.when.into_iter().map(|when| condition(when, span)).collect::<Result<_, _>>()?;
-    Ok(Part { each, device, time: part.time.map(time).transpose()?, when, fields, skip })
+    Ok(Part { each: None, device, time: part.time.map(time).transpose()?, when, fields, skip })
+}
+
+/// Where a part is; the whole frame if nothing is said.
+fn places(each: Option<Spanned<OneOrMany>>) -> Result<Vec<Option<Path>>, Fault> {
+    let Some(each) = each else { return Ok(vec![None]) };
+    let span = each.span();
+    each.into_inner().into_vec().iter().map(|text| place(text, &span).map(Some)).collect()
+}
+
+/// A path that is looked up and not searched for.
+pub(super) fn place(text: &str, span: &Range<usize>) -> Result<Path, Fault> {
+    let path = at(span, Path::parse(text))?;
+    if path.is_deep() {
+        return fault(span, format!("path `{text}`: `**` may not stand in it; write `*` for each level"));
+    }
+    Ok(path)
 }
 
 fn key_path(text: &str, span: &Range<usize>) -> Result<KeyPath, Fault> {
@@ -348,6 +384,7 @@ fn line_settings(part: Spanned<SerialPart>) -> Result<LineSettings, Fault> {
         stop_bits: part.stop_bits,
         delimiter: part.delimiter.map(String::into_bytes),
         frame_bytes_max: part.frame_bytes_max,
+        framing: Box::default(),
     })
 }
 
@@ -445,7 +482,7 @@ fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
     };
     let negative = match part.negative {
         None => None,
-        Some(WhenPart { path: Some(path), is: Some(words), not: None, above: None }) => {
+        Some(WhenPart { path: Some(path), is: Some(words), not: None, bit: None, above: None, absent: false }) => {
             let words = words.into_vec().into_iter().map(Into::into).collect();
             Some((key_path(&path, &span)?, words))
         }
@@ -499,11 +536,16 @@ fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
 
 fn condition(part: WhenPart, span: &Range<usize>) -> Result<Condition, Fault> {
     let words = |words: OneOrMany| words.into_vec().into_iter().map(Into::into).collect();
-    match (part.path, part.is, part.not, part.above) {
-        (Some(path), None, None, None) => Ok(Condition::Present(key_path(&path, span)?)),
-        (Some(path), Some(is), None, None) => Ok(Condition::Is(key_path(&path, span)?, words(is))),
-        (Some(path), None, Some(not), None) => Ok(Condition::Not(key_path(&path, span)?, words(not))),
-        (None, None, None, Some(above)) => Ok(Condition::Above(above)),
-        _ => fault(span, "when: expected { path }, { path, is }, { path, not } or { above }"),
+    match (part.path, part.is, part.not, part.bit, part.above, part.absent) {
+        (Some(path), None, None, None, None, false) => Ok(Condition::Present(key_path(&path, span)?)),
+        (Some(path), None, None, None, None, true) => Ok(Condition::Absent(key_path(&path, span)?)),
+        (Some(path), Some(is), None, None, None, false) => Ok(Condition::Is(key_path(&path, span)?, words(is))),
+        (Some(path), None, Some(not), None, None, false) => Ok(Condition::Not(key_path(&path, span)?, words(not))),
+        (Some(path), None, None, Some(bit), None, false) if bit < 53 => Ok(Condition::Bit(key_path(&path, span)?, bit)),
+        (None, None, None, None, Some(above), false) => Ok(Condition::Above(above)),
+        _ => fault(
+            span,
+            "when: expected { path }, { path, absent = true }, { path, is }, { path, not }, { path, bit } or { above }",
+        ),
     }
 }

@@ -2,10 +2,13 @@
 
 use std::ops::Range;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::file::{Fault, fault};
+use super::file::{Fault, OneOrMany, fault, place};
+use super::path::Path;
 
 /// How a frame is written.
 #[derive(Clone, Debug)]
@@ -145,6 +148,59 @@ impl BinaryKind {
     }
 }
 
+/// A text of the payload that holds bytes: an object with the values of the bytes takes its place.
+#[derive(Clone, Debug)]
+pub struct Inside {
+    /// Where such texts are.
+    pub path: Path,
+    /// How the text writes its bytes.
+    pub coding: Coding,
+    /// What the bytes begin with; others are left alone.
+    pub starts: Box<[u8]>,
+    /// What is where.
+    pub layout: Binary,
+}
+
+/// How a text writes bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// Two hexadecimal digits a byte.
+    Hex,
+    /// Base64 (RFC 4648), with or without `=` at its end.
+    Base64,
+}
+
+impl Inside {
+    /// The bytes of a text, if they begin as they must.
+    #[must_use]
+    pub fn bytes(&self, text: &str) -> Option<Vec<u8>> {
+        let text = text.trim();
+        let bytes = match self.coding {
+            Coding::Hex => unhex(text),
+            Coding::Base64 => STANDARD_NO_PAD.decode(text.trim_end_matches('=')).ok(),
+        };
+        bytes.filter(|bytes| bytes.starts_with(&self.starts))
+    }
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    // A sign is no digit, though the parser of the standard library takes it.
+    let digits = text.len().is_multiple_of(2) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if digits { text.as_bytes().chunks(2).map(pair).collect() } else { None }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct InsidePart {
+    path: Spanned<OneOrMany>,
+    text: Spanned<String>,
+    starts: Option<String>,
+    endian: Option<String>,
+    length: Option<usize>,
+    values: toml::Table,
+}
+
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DelimitedPart {
@@ -217,7 +273,10 @@ pub(super) fn build(word: &Spanned<String>, parts: Parts) -> Result<Format, Faul
             None => return missing("regex"),
         },
         "binary" => match binary.take() {
-            Some(part) => Format::Binary(self::binary(part)?),
+            Some(part) => {
+                let span = part.span();
+                Format::Binary(self::binary(part.into_inner(), &span)?)
+            }
             None => return missing("binary"),
         },
         other => return fault(&span, format!("format `{other}`: expected {FORMATS}")),
@@ -274,19 +333,40 @@ fn regex(part: RegexPart) -> Result<TextPattern, Fault> {
     }
 }
 
-fn binary(part: Spanned<BinaryPart>) -> Result<Binary, Fault> {
+/// A rule for each of the paths.
+pub(super) fn inside(part: Spanned<InsidePart>) -> Result<Vec<Inside>, Fault> {
     let span = part.span();
     let part = part.into_inner();
+    let coding = match part.text.get_ref().as_str() {
+        "hex" => Coding::Hex,
+        "base64" => Coding::Base64,
+        other => return fault(&part.text.span(), format!("text `{other}`: expected `hex` or `base64`")),
+    };
+    let digits: String = part.starts.iter().flat_map(|text| text.split_ascii_whitespace()).collect();
+    let Some(starts) = unhex(&digits) else {
+        return fault(&span, "starts: expected pairs of hexadecimal digits");
+    };
+    let layout = binary(BinaryPart { endian: part.endian, length: part.length, values: part.values }, &span)?;
+    let starts: Box<[u8]> = starts.into();
+    let path_span = part.path.span();
+    let inside = |text: &String| {
+        let path = place(text, &path_span)?;
+        Ok(Inside { path, coding, starts: starts.clone(), layout: layout.clone() })
+    };
+    part.path.into_inner().into_vec().iter().map(inside).collect()
+}
+
+fn binary(part: BinaryPart, span: &Range<usize>) -> Result<Binary, Fault> {
     let little = match part.endian.as_deref() {
         None | Some("big") => false,
         Some("little") => true,
-        Some(other) => return fault(&span, format!("endian `{other}`: expected `big` or `little`")),
+        Some(other) => return fault(span, format!("endian `{other}`: expected `big` or `little`")),
     };
     let mut values = Vec::new();
     for (key, value) in part.values {
         let wrong = |found: &str| {
             fault(
-                &span,
+                span,
                 format!(
                     "binary value `{key}`: expected a place and a kind such as \"4 u16\", \"-2 i8\", \"6 f32 little\", \
                      \"0 bcd4\", \"2 hex6\" or \"8 text10\", found {found}"
@@ -310,7 +390,7 @@ fn binary(part: Spanned<BinaryPart>) -> Result<Binary, Fault> {
         }
     }
     if values.is_empty() {
-        return fault(&span, "binary: expected at least one value");
+        return fault(span, "binary: expected at least one value");
     }
     Ok(Binary { length: part.length, values })
 }

@@ -7,9 +7,11 @@
 //! Invariants: a profile that is in a [`ProfileSet`] is valid, its patterns parsed; a file that is not is reported with
 //! file and line and stops nothing else. Nothing here does I/O but [`ProfileSet::load`].
 
+mod board;
 mod builtin;
 mod file;
 mod format;
+pub mod framing;
 mod path;
 mod sample;
 mod topic;
@@ -18,10 +20,13 @@ use std::collections::BTreeMap;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
-pub use builtin::FILES as BUILTIN_FILES;
-pub use format::{Binary, BinaryKind, BinaryValue, Delimited, Format, Pairs, TextPattern};
+use framing::{Framing, FramingKind};
+
+pub use board::{Board, Disk, Port};
+pub use builtin::{BOARD_FILES, FILES as BUILTIN_FILES};
+pub use format::{Binary, BinaryKind, BinaryValue, Coding, Delimited, Format, Inside, Pairs, TextPattern};
 pub use path::{NAME_BYTES_MAX, NamePattern, Path, PatternError, sanitise};
-pub use sample::{Mismatch, Sample, SampleReading, run_samples};
+pub use sample::{Heard, Mismatch, Sample, SampleReading, decoder, hear, run_samples, unhex};
 pub use topic::{LEVELS_MAX, TopicPattern, covers};
 
 use jiff::tz::TimeZone;
@@ -43,6 +48,10 @@ pub struct Profile {
     pub transport: Transport,
     /// How a frame is written.
     pub format: Format,
+    /// Texts of a frame that hold bytes.
+    pub inside: Vec<Inside>,
+    /// Whether a frame in which nothing is found is passed over, and no error: the device says other things too.
+    pub ignore_without_value: bool,
     /// What is in a frame: each of them gives readings of its own.
     pub parts: Vec<Part>,
     /// The profile's own test.
@@ -74,8 +83,9 @@ pub struct Part {
     pub skip: Vec<Path>,
 }
 
-/// A path of plain keys: it names at most one value. `@key` is the key or position of the place where it is looked for,
-/// and `@NAME` what `{NAME}` took from the topic.
+/// A path of plain keys: it names at most one value. `@key` is the key or position of the place where the part begins, and
+/// `@NAME` what `{NAME}` took from the topic; a topic's `{key}` stands for the key that the whole payload does not have.
+/// `@root` before other keys looks for them in the whole payload alone.
 pub type KeyPath = Vec<Box<str>>;
 
 /// How frames arrive.
@@ -128,8 +138,10 @@ pub struct LineSettings {
     pub stop_bits: Option<u8>,
     /// What ends a line.
     pub delimiter: Option<Vec<u8>>,
-    /// The longest line in bytes, delimiter included.
+    /// The longest frame in bytes, with all that belongs to its framing.
     pub frame_bytes_max: Option<usize>,
+    /// How frames lie in the stream.
+    pub framing: Box<Framing>,
 }
 
 /// Where a payload says when it was measured.
@@ -235,10 +247,14 @@ pub struct Convert {
 pub enum Condition {
     /// There is a value, not null, at that path.
     Present(KeyPath),
-    /// The value at that path is one of these texts.
+    /// There is none, or it is null.
+    Absent(KeyPath),
+    /// The value at that path is one of these texts; a `*` in one stands for any text.
     Is(KeyPath, Vec<Box<str>>),
     /// There is no value at that path, or it is none of these texts.
     Not(KeyPath, Vec<Box<str>>),
+    /// This bit of the whole number at that path is set.
+    Bit(KeyPath, u8),
     /// The number itself is greater than this.
     Above(f64),
 }
@@ -381,6 +397,19 @@ impl ProfileSet {
             resolved.frame_bytes_max = resolved.frame_bytes_max.or(line.frame_bytes_max);
         }
         Ok(resolved)
+    }
+
+    /// How frames lie in the stream of a serial port: as its profile says, unless its settings say otherwise.
+    pub fn framing(&self, serial: &Serial) -> Result<Framing, UnknownProfile> {
+        let mut framing = match &self.get(&serial.profile)?.transport {
+            Transport::Serial(line) => Framing::clone(&line.framing),
+            Transport::Mqtt(_) => Framing::default(),
+        };
+        if let Some(delimiter) = &serial.delimiter {
+            framing.kind = FramingKind::Delimiter(delimiter.clone());
+        }
+        framing.bytes_max = serial.frame_bytes_max.unwrap_or(framing.bytes_max);
+        Ok(framing)
     }
 }
 

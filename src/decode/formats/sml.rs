@@ -58,7 +58,7 @@ pub(in crate::decode) fn sml(bytes: &[u8], doc: &mut Doc) -> Result<(), Refusal>
             Some(true) => messages += 1,
             Some(false) => {
                 let detail = format!("the checksum of the message at byte {begin} is another one");
-                return Err(Refusal::Wrong(Reason::Checksum, detail));
+                return Err(Refusal::Wrong(Reason::BadChecksum, detail));
             }
             None => return malformed(format!("byte {}: expected the elements of an SML message", reader.at)),
         }
@@ -84,7 +84,7 @@ fn unwrap(whole: &[u8], rest: &[u8]) -> Result<Vec<u8>, Refusal> {
     let (found, computed) = (u16::from_le_bytes([low, high]), CRC.checksum(&whole[..whole.len() - 2]));
     if found != computed {
         let detail = format!("the checksum is 0x{found:04x}, the bytes give 0x{computed:04x}");
-        return Err(Refusal::Wrong(Reason::Checksum, detail));
+        return Err(Refusal::Wrong(Reason::BadChecksum, detail));
     }
     let mut carried = Vec::with_capacity(inside.len());
     let mut groups = inside.chunks(ESCAPE.len());

@@ -159,7 +159,7 @@ fn a_flipped_bit_is_noticed_with_and_without_the_transmissions_checksum() {
     let mut damaged = list(&[&entry("01 00 01 08 00 ff", "62 1e", "52 ff", "62 2a")]);
     let at = damaged.len() - 8;
     damaged[at] ^= 1;
-    assert!(matches!(sml(&damaged, &mut doc), Err(Refusal::Wrong(Reason::Checksum, _))));
+    assert!(matches!(sml(&damaged, &mut doc), Err(Refusal::Wrong(Reason::BadChecksum, _))));
 }
 
 #[test]
