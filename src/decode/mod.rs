@@ -45,10 +45,8 @@ pub struct Decoder {
     routes: Routes,
     zone: Option<TimeZone>,
     doc: Doc,
-    /// What was found in a text of the payload.
+    /// What was found in a text of the payload, and what a format reads a payload into before it is resolved.
     inner: Doc,
-    /// What a format reads a payload into before it is resolved.
-    pack: Doc,
     devices: Devices,
     device: String,
     /// What nodes of Sparkplug B said in their births.
@@ -183,7 +181,6 @@ impl Decoder {
             zone,
             doc: Doc::default(),
             inner: Doc::default(),
-            pack: Doc::default(),
             devices: Devices::default(),
             device: String::new(),
             births: sparkplug::Nodes::default(),
@@ -347,15 +344,15 @@ impl Decoder {
         let read = match &rules.format {
             Format::Json => return self.read_json(text, profile).map(|()| Heard::default()),
             Format::Cbor => return self.read_cbor(frame.payload, profile).map(|()| Heard::default()),
-            // Who publishes a value a topic often has an object for another one.
-            Format::Plain if text.trim_ascii_start().starts_with('{') => {
-                return self.read_json(text, profile).map(|()| Heard::default());
-            }
             Format::Sparkplug => {
                 let named = |name: &str| captures.iter().find(|(own, _)| **own == *name).map_or("", |(_, word)| word);
                 let topic = sparkplug::Topic { group: named("@group"), message: named("@message"), device };
                 let heard = self.births.take(topic, frame.payload, doc);
                 return heard.or_else(|refusal| self.refuse(profile, refusal));
+            }
+            // Who publishes a value a topic often has an object for another one.
+            Format::Plain if text.trim_ascii_start().starts_with('{') => {
+                return self.read_json(text, profile).map(|()| Heard::default());
             }
             Format::Plain => {
                 formats::text::plain(text, doc);
@@ -368,7 +365,7 @@ impl Decoder {
             Format::Nmea => formats::text::nmea(text, doc),
             Format::Dsmr => formats::dsmr::dsmr(text, doc),
             Format::Sml => formats::sml::sml(frame.payload, doc),
-            Format::Senml => formats::senml::senml(frame.payload, &mut self.pack, doc),
+            Format::Senml => formats::senml::senml(frame.payload, &mut self.inner, doc),
         };
         match read {
             Ok(()) => Ok(Heard::default()),

@@ -39,10 +39,10 @@ pub struct Sample {
     pub retained: bool,
     /// What must come of it.
     pub expected: Expected,
-    /// Why a part of it is refused, where readings come of the rest.
-    pub error: Option<Reason>,
     /// What it says of the device besides: whether it came or went.
     pub state: Option<bool>,
+    /// Why a part of it is refused, where readings come of the rest.
+    pub error: Option<Reason>,
     /// How many single values must be left out.
     pub values_rejected: usize,
     /// The line of the file where it begins is known by the byte.
@@ -132,12 +132,6 @@ impl Sample {
             }
             _ => return fault(&span, "sample: expected either `payload` or `hex`"),
         };
-        // A birth message has both.
-        let state = match part.state.as_deref() {
-            Some("online") if !part.reading.is_empty() => Some(true),
-            Some("offline") if !part.reading.is_empty() => Some(false),
-            _ => None,
-        };
         let ends = reads.iter().scan(0, |end, read| {
             *end += read.len();
             Some(*end)
@@ -152,6 +146,12 @@ impl Sample {
                     return fault(&span, format!("expect_error `{code}`: expected one of {}", codes.join(", ")));
                 }
             },
+        };
+        // A birth message has both.
+        let state = match part.state.as_deref() {
+            Some("online") if !part.reading.is_empty() => Some(true),
+            Some("offline") if !part.reading.is_empty() => Some(false),
+            _ => None,
         };
         let alone = part.state.as_deref().filter(|_| state.is_none());
         let expected = match (part.reading.is_empty(), alone, part.expect.as_deref(), error) {
@@ -309,8 +309,8 @@ fn framing_of<'a>(profile: &'a Profile, sample: &Sample) -> Option<&'a Framing> 
 
 fn run(profile: &Profile, sample: &Sample) -> Option<Mismatch> {
     let mut expected = describe_expected(&sample.expected, sample.values_rejected);
-    expected.extend(sample.error.map(|reason| format!("error {}", reason.as_str())));
     expected.extend(sample.state.map(|online| state_text(online).to_owned()));
+    expected.extend(sample.error.map(|reason| format!("error {}", reason.as_str())));
     let found = match decoder(profile, sample.time_zone.clone()) {
         Ok(mut decoder) => describe_found(&hear(profile, &mut decoder, sample), sample),
         Err(error) => vec![error],

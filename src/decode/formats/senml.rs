@@ -291,24 +291,21 @@ fn is_word(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.bytes().any(|byte| !byte.is_ascii_hexdigit())
 }
 
-/// The measurement's name where the record has no other than the device's.
+/// The measurement's name where the record has no other than the device's: where the unit is that of the measurement of this
+/// name (docs/measurements.md), and says what it is of.
 fn named_after(unit: &str) -> &'static str {
     match unit {
-        "Cel" | "K" => "temperature",
+        "Cel" => "temperature",
         "%RH" => "humidity",
         "%EL" => "battery",
-        "EL" => "battery_time",
         "lat" => "latitude",
         "lon" => "longitude",
         "V" => "voltage",
         "A" => "current",
-        "W" | "kW" => "power",
-        "J" | "Wh" | "kWh" => "energy",
-        "Pa" | "hPa" => "pressure",
+        "W" => "power",
+        "kWh" => "energy",
+        "hPa" => "pressure",
         "lx" => "illuminance",
-        "Hz" => "frequency",
-        "m/s" => "speed",
-        "pH" => "ph",
         _ => "value",
     }
 }
