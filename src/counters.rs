@@ -62,6 +62,8 @@ counts! {
     FramesDropped = "frames_dropped_total", "source";
     /// Serial frames dropped because they were longer than the limit.
     FramesTooLong = "frames_too_long_total", "source";
+    /// Serial frames dropped because their checksum was wrong.
+    ChecksumErrors = "checksum_errors_total", "source";
     /// Inputs that could not become a reading, by reason.
     Rejected = "rejected_total", "reason";
     /// Rejected inputs that were only counted: their source had sent too many dead letters for that reason.

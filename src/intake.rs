@@ -8,7 +8,7 @@ use crate::decode::{Decoder, Outcome, Rejection};
 use crate::outbox::KnownReceipts;
 use crate::pipeline::Pipeline;
 use crate::print::Printer;
-use crate::reading::{Batch, DeadLetter, Frame, Frames, Name, Receipt, Record, Stamp};
+use crate::reading::{Batch, DeadLetter, Frame, Frames, Name, Reason, Receipt, Record, Stage, Stamp};
 
 /// Dead letters that one source may append for one reason before the rest is only counted: this many at once …
 const DEAD_LETTER_BURST: u32 = 20;
@@ -87,6 +87,11 @@ impl Intake {
                 Outcome::RetainedWithoutTime => without_time += 1,
                 Outcome::Rejected(rejection) => self.reject(&frame, frames.received, rejection),
             }
+        }
+        for (frame, mismatch) in frames.damaged() {
+            let (stage, reason) = (Stage::Source, Reason::BadChecksum);
+            let rejection = Rejection { profile: None, stage, reason, detail: mismatch.to_string() };
+            self.reject(&frame, frames.received, rejection);
         }
         if !frames.received.trusted && readings + states > 0 {
             self.counters.add(Count::ReceivedUntrusted, crate::clock::doubt().as_str(), readings + states);

@@ -68,7 +68,7 @@ impl Printer {
     /// Prints what the frames became, and gives the number that [`Printer::printed`] reaches with it.
     pub(crate) fn print(&self, frames: &Frames, batch: &mut Batch) -> u64 {
         let mut inner = self.0.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        for frame in frames.iter() {
+        for frame in frames.iter().chain(frames.damaged().map(|(frame, _)| frame)) {
             inner.silent.retain(|(_, filter)| !filter_matches(filter, frame.origin));
         }
         inner.write(batch);

@@ -140,3 +140,75 @@ fn a_line_that_never_ends() {
     assert!(status.count("noise_bytes_total", "serial.endless") >= 256 * 64 * 1024, "{:#}", status.0);
     assert!(status.count("frames_too_long_total", "serial.endless") > 0, "{:#}", status.0);
 }
+
+/// Frames between two marks, their exclusive or in two digits before the end.
+const FRAMED: &str = r#"
+id = "test/framed"
+description = "Columns between two marks"
+source = "this test"
+transport = "serial"
+format = "delimited"
+
+[framing]
+kind = "markers"
+start = [0x02]
+end = [0x03]
+payload = [1, -3]
+
+[checksum]
+kind = "xor8"
+encoding = "hex"
+at = -3
+
+[serial]
+frame_bytes_max = 64
+
+[[field]]
+path = "1"
+name = "n"
+
+[[field]]
+path = "2"
+name = "temperature"
+"#;
+
+fn framed(n: u64) -> Vec<u8> {
+    let text = format!("\u{2}{n},21.5");
+    let check = text.bytes().fold(0, |all, byte| all ^ byte);
+    format!("{text}{check:02X}\u{3}").into_bytes()
+}
+
+#[test]
+fn frames_with_a_wrong_checksum_are_dead_lettered_and_hide_no_good_one() {
+    need!(Kafka);
+    let kafka = Kafka::shared();
+    let scratch = Scratch::new("serial");
+    let (port, profiles) = (scratch.join("framed"), scratch.join("profiles"));
+    std::fs::create_dir(&profiles).unwrap();
+    std::fs::write(profiles.join("framed.toml"), FRAMED).unwrap();
+    let mut device = Pty::plug(&port);
+    let section = format!("[serial.meter]\nport = {port:?}\nprofile = \"test/framed\"");
+    let config = config(kafka, "framed").gateway(&format!("profiles_dir = {profiles:?}")).section(&section);
+    let mut gateway = Gateway::start(&config);
+    gateway.wait_status(seconds(20), "the port to be open", |status| status.link("serial.meter") == "up");
+    std::thread::sleep(seconds(1));
+
+    let mut damaged = framed(7);
+    damaged[1] ^= 1;
+    for n in 0..100 {
+        // The start of a frame that never came, a damaged one, and a good one.
+        let more: &[u8] = if n % 20 == 0 { &damaged } else { &[] };
+        let bytes = [&[0x02][..], &framed(n), b"~~", more].concat();
+        assert!(device.send(&bytes, seconds(10)), "the gateway reads no more at frame {n}");
+    }
+    gateway.wait_status(seconds(20), "all frames", |status| status.count("readings_total", "serial.meter") == 100);
+    let status = gateway.wait_delivered(100, seconds(30));
+    // Each start alone makes a damaged frame together with what follows.
+    assert_eq!(status.count("checksum_errors_total", "serial.meter"), 105, "{:#}", status.0);
+    assert!(status.count("rejected_total", "bad_checksum") == 105, "{:#}", status.0);
+    consume(kafka, &["framed"], 100, seconds(30)).assert_all(100);
+    let letters = consume(kafka, &["framed.dead"], 20, seconds(30));
+    for letter in &letters.0 {
+        assert_eq!((&letter.value["reason_code"], &letter.value["stage"]), (&"bad_checksum".into(), &"source".into()));
+    }
+}

@@ -7,6 +7,7 @@
     reason = "a measurement has nobody to hand an error to but its reader"
 )]
 
+mod framings;
 mod rules;
 mod sealing;
 
@@ -71,6 +72,7 @@ fn main() {
         lines.write(&mut copy, &mut out);
     });
     println!("{:34} {:6.0} ns a record of {} bytes", "encode alone", encoding - copying, out.len() / BATCH as usize);
+    framings::run();
     sealing::run();
     rules::run();
 }

@@ -4,6 +4,7 @@ mod board;
 pub mod check;
 mod interrupt;
 pub mod outbox;
+pub mod profile;
 pub mod reload;
 pub mod replay;
 pub mod run;
@@ -96,6 +97,13 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         data_dir: Option<PathBuf>,
     },
+    /// Device profiles: which there are, what they make of a message, whether their samples pass, a template for a new one
+    Profile {
+        #[command(flatten)]
+        place: profile::Place,
+        #[command(subcommand)]
+        action: profile::Action,
+    },
     /// Look into the buffer on disk, deliver again, repair, give up: of a stopped gateway, and read only of a running one
     Outbox {
         #[command(flatten)]
@@ -147,6 +155,7 @@ pub fn main() -> ExitCode {
         }
         Command::Selftest(test) => selftest::run(&test),
         Command::Support(support) => support::run(&support),
+        Command::Profile { place, action } => profile::run(&place, action),
         Command::Outbox { place, action } => outbox::run(&place, action),
         Command::Reload { config, data_dir } => reload::run(&config.config, data_dir),
         Command::Status { config, data_dir, json } => status::run(&config.config, data_dir, json),

@@ -134,6 +134,14 @@ impl<'a> Place<'a> {
             Condition::Absent(path) => !self.has(path),
             Condition::Is(path, words) => self.is(path, words),
             Condition::Not(path, words) => !self.is(path, words),
+            Condition::Bit(path, bit) => match self.find(path).map(|node| node.kind) {
+                Some(Kind::Number(number)) => bits_of(number, (*bit, 1)) == 1.0,
+                Some(Kind::Text(text)) => match parse_number(self.doc.text(text).trim()) {
+                    Some(Kind::Number(number)) => bits_of(number, (*bit, 1)) == 1.0,
+                    _ => false,
+                },
+                _ => false,
+            },
             Condition::Above(limit) => match node.map(|node| node.kind) {
                 Some(Kind::Number(number)) => number > *limit,
                 Some(Kind::Text(text)) if self.doc.untyped => {

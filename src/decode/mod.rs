@@ -290,7 +290,8 @@ impl Decoder {
                 self.rejected.clear();
                 self.reject(profile, reason, tried.first.unwrap_or_default())
             }
-            None if tried.without_reading || rules.ignore_without_value => Err(Outcome::Ignored),
+            // A sentence, an answer or a state of the device that no part of the profile is for.
+            None if tried.without_reading || !tried.applied || rules.ignore_without_value => Err(Outcome::Ignored),
             None => self.reject(profile, Reason::NoValue, "none of the fields that the profile knows is there"),
         }
     }
@@ -375,6 +376,7 @@ impl Decoder {
         if !place.holds(&rules.when) {
             return;
         }
+        tried.applied = true;
         let mark = out.mark();
         let found = extractor.extract(part, &self.doc, &mut self.nodes, captures, out);
         tried.without_reading |= found.without_reading > 0;
@@ -498,6 +500,8 @@ impl Decoder {
 #[derive(Debug, Default)]
 struct Tried {
     readings: usize,
+    /// The conditions of a part hold.
+    applied: bool,
     /// Fields are there that say that there is no reading.
     without_reading: bool,
     /// Something was retained and has no time.

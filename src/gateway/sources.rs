@@ -14,6 +14,7 @@ use crate::counters::Counters;
 use crate::decode::{Decoder, DecoderError};
 use crate::intake::{Intake, Sink};
 use crate::profile::ProfileSet;
+use crate::profile::framing::Framing;
 use crate::source::{mqtt, serial};
 use crate::status::Links;
 
@@ -46,7 +47,7 @@ struct Subscribed {
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
     mqtt: Vec<(config::Mqtt, String, Decoder)>,
-    serial: Vec<(config::Serial, Decoder)>,
+    serial: Vec<(config::Serial, Framing, Decoder)>,
 }
 
 impl Sources {
@@ -74,7 +75,8 @@ impl Sources {
             let decoder = Decoder::for_serial(settings, profiles)?;
             // The decoder has found the profile.
             let resolved = profiles.resolve(settings).unwrap_or_else(|_| settings.clone());
-            prepared.serial.push((resolved, decoder));
+            let framing = profiles.framing(settings).unwrap_or_default();
+            prepared.serial.push((resolved, framing, decoder));
         }
         Ok(prepared)
     }
@@ -97,13 +99,13 @@ impl Sources {
             let task = self.tasks.spawn(source).id();
             self.running.insert(name, Running { stop, task, subscribed: Some(subscribed) });
         }
-        for (settings, decoder) in serial {
+        for (settings, framing, decoder) in serial {
             let decoder = decoder.counting(&self.counters);
             let intake = Intake::new(&settings.name, None, decoder, self.sink.clone(), &self.counters);
             let link = self.links.link(&settings.name);
             let (stop, stopped) = watch::channel(false);
             let (name, counters) = (settings.name.clone(), self.counters.clone());
-            let source = async move { serial::run(settings, intake, link, &counters, stopped).await };
+            let source = async move { serial::run(settings, framing, intake, link, &counters, stopped).await };
             let task = self.tasks.spawn(source).id();
             self.running.insert(name, Running { stop, task, subscribed: None });
         }

@@ -12,7 +12,7 @@ use toml::Spanned;
 use super::format::{self, BinaryPart, DelimitedPart, InsidePart, PairsPart, Parts, RegexPart};
 use super::{
     Condition, Convert, FieldRule, KeyPath, LineSettings, NamePattern, Part, Path, PatternError, Profile, ProfileError,
-    Sample, StateRule, TimeRule, Topics, Transport, UnitRule, ValueType, sample,
+    Sample, StateRule, TimeRule, Topics, Transport, UnitRule, ValueType, framing, sample,
 };
 use crate::config::Parity;
 use crate::decode::TimeFormat;
@@ -29,6 +29,8 @@ struct ProfileFile {
     format: Spanned<String>,
     mqtt: Option<Spanned<MqttPart>>,
     serial: Option<Spanned<SerialPart>>,
+    framing: Option<Spanned<framing::FramingPart>>,
+    checksum: Option<Spanned<framing::ChecksumPart>>,
     delimited: Option<Spanned<DelimitedPart>>,
     pairs: Option<Spanned<PairsPart>>,
     regex: Option<Spanned<RegexPart>>,
@@ -161,6 +163,7 @@ struct WhenPart {
     path: Option<String>,
     is: Option<OneOrMany>,
     not: Option<OneOrMany>,
+    bit: Option<u8>,
     above: Option<f64>,
     #[serde(default)]
     absent: bool,
@@ -210,11 +213,14 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
     let more = Parts { delimited: parts.delimited, pairs: parts.pairs, regex: parts.regex, binary: parts.binary };
     let format = format::build(&parts.format, more)?;
     let transport = match (parts.transport.get_ref().as_str(), parts.mqtt, parts.serial) {
-        ("mqtt", Some(mqtt), None) => Transport::Mqtt(topics(mqtt.into_inner())?),
-        ("serial", None, serial) => Transport::Serial(match serial {
-            Some(serial) => line_settings(serial)?,
-            None => LineSettings::default(),
-        }),
+        ("mqtt", Some(mqtt), None) if parts.framing.is_none() && parts.checksum.is_none() => {
+            Transport::Mqtt(topics(mqtt.into_inner())?)
+        }
+        ("serial", None, serial) => {
+            let mut line = serial.map_or_else(|| Ok(LineSettings::default()), line_settings)?;
+            *line.framing = framing::framing(&line, parts.framing, parts.checksum)?;
+            Transport::Serial(line)
+        }
         ("mqtt", None, _) => return fault(&parts.transport.span(), "expected a [mqtt] part with its topics"),
         ("mqtt" | "serial", ..) => {
             return fault(
@@ -378,6 +384,7 @@ fn line_settings(part: Spanned<SerialPart>) -> Result<LineSettings, Fault> {
         stop_bits: part.stop_bits,
         delimiter: part.delimiter.map(String::into_bytes),
         frame_bytes_max: part.frame_bytes_max,
+        framing: Box::default(),
     })
 }
 
@@ -474,7 +481,7 @@ fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
     };
     let negative = match part.negative {
         None => None,
-        Some(WhenPart { path: Some(path), is: Some(words), not: None, above: None, absent: false }) => {
+        Some(WhenPart { path: Some(path), is: Some(words), not: None, bit: None, above: None, absent: false }) => {
             let words = words.into_vec().into_iter().map(Into::into).collect();
             Some((key_path(&path, &span)?, words))
         }
@@ -528,12 +535,17 @@ fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
 
 fn condition(part: WhenPart, span: &Range<usize>) -> Result<Condition, Fault> {
     let words = |words: OneOrMany| words.into_vec().into_iter().map(Into::into).collect();
-    match (part.path, part.is, part.not, part.above, part.absent) {
-        (Some(path), None, None, None, false) => Ok(Condition::Present(key_path(&path, span)?)),
-        (Some(path), None, None, None, true) => Ok(Condition::Absent(key_path(&path, span)?)),
-        (Some(path), Some(is), None, None, false) => Ok(Condition::Is(key_path(&path, span)?, words(is))),
-        (Some(path), None, Some(not), None, false) => Ok(Condition::Not(key_path(&path, span)?, words(not))),
-        (None, None, None, Some(above), false) => Ok(Condition::Above(above)),
-        _ => fault(span, "when: expected { path }, { path, absent = true }, { path, is }, { path, not } or { above }"),
+    let WhenPart { path, is, not, bit, above, absent } = part;
+    match (path, is, not, bit, above, absent) {
+        (Some(path), None, None, None, None, false) => Ok(Condition::Present(key_path(&path, span)?)),
+        (Some(path), None, None, None, None, true) => Ok(Condition::Absent(key_path(&path, span)?)),
+        (Some(path), Some(is), None, None, None, false) => Ok(Condition::Is(key_path(&path, span)?, words(is))),
+        (Some(path), None, Some(not), None, None, false) => Ok(Condition::Not(key_path(&path, span)?, words(not))),
+        (Some(path), None, None, Some(bit), None, false) if bit < 53 => Ok(Condition::Bit(key_path(&path, span)?, bit)),
+        (None, None, None, None, Some(above), false) => Ok(Condition::Above(above)),
+        _ => fault(
+            span,
+            "when: expected { path }, { path, absent = true }, { path, is }, { path, not }, { path, bit } or { above }",
+        ),
     }
 }

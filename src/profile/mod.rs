@@ -10,6 +10,7 @@
 mod builtin;
 mod file;
 mod format;
+pub mod framing;
 mod path;
 mod sample;
 mod topic;
@@ -18,10 +19,12 @@ use std::collections::BTreeMap;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
+use framing::{Framing, FramingKind};
+
 pub use builtin::FILES as BUILTIN_FILES;
 pub use format::{Binary, BinaryKind, BinaryValue, Coding, Delimited, Format, Inside, Pairs, TextPattern};
 pub use path::{NAME_BYTES_MAX, NamePattern, Path, PatternError, sanitise};
-pub use sample::{Mismatch, Sample, SampleReading, run_samples};
+pub use sample::{Heard, Mismatch, Sample, SampleReading, decoder, hear, run_samples, unhex};
 pub use topic::{LEVELS_MAX, TopicPattern, covers};
 
 use jiff::tz::TimeZone;
@@ -133,8 +136,10 @@ pub struct LineSettings {
     pub stop_bits: Option<u8>,
     /// What ends a line.
     pub delimiter: Option<Vec<u8>>,
-    /// The longest line in bytes, delimiter included.
+    /// The longest frame in bytes, with all that belongs to its framing.
     pub frame_bytes_max: Option<usize>,
+    /// How frames lie in the stream.
+    pub framing: Box<Framing>,
 }
 
 /// Where a payload says when it was measured.
@@ -246,6 +251,8 @@ pub enum Condition {
     Is(KeyPath, Vec<Box<str>>),
     /// There is no value at that path, or it is none of these texts.
     Not(KeyPath, Vec<Box<str>>),
+    /// This bit of the whole number at that path is set.
+    Bit(KeyPath, u8),
     /// The number itself is greater than this.
     Above(f64),
 }
@@ -388,6 +395,19 @@ impl ProfileSet {
             resolved.frame_bytes_max = resolved.frame_bytes_max.or(line.frame_bytes_max);
         }
         Ok(resolved)
+    }
+
+    /// How frames lie in the stream of a serial port: as its profile says, unless its settings say otherwise.
+    pub fn framing(&self, serial: &Serial) -> Result<Framing, UnknownProfile> {
+        let mut framing = match &self.get(&serial.profile)?.transport {
+            Transport::Serial(line) => Framing::clone(&line.framing),
+            Transport::Mqtt(_) => Framing::default(),
+        };
+        if let Some(delimiter) = &serial.delimiter {
+            framing.kind = FramingKind::Delimiter(delimiter.clone());
+        }
+        framing.bytes_max = serial.frame_bytes_max.unwrap_or(framing.bytes_max);
+        Ok(framing)
     }
 }
 

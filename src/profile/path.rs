@@ -399,12 +399,15 @@ mod tests {
         assert_eq!(name("{1}_{2}", &["", "total"]), "total");
         assert_eq!(name("relay_{1+1}", &["0"]), "relay_1");
         assert_eq!(name("relay_{1}", &[""]), "relay");
-        for wrong in ["", "Power", "{2}", "{0}", "{x}", "{1", "a b"] {
+        for wrong in ["", "Power", "{2}", "{0}", "{x.*}", "{1", "a b"] {
             assert!(NamePattern::parse(wrong, 1).is_err(), "{wrong}");
         }
         assert_eq!(NamePattern::parse("{1}_temperature", 1).unwrap().fixed(), Some("temperature"));
         assert_eq!(NamePattern::parse("power", 0).unwrap().with_element(0).fixed(), Some("power"));
         assert_eq!(NamePattern::parse("{1}", 1).unwrap().fixed(), None);
+        let found = NamePattern::parse("{DisplayName}_raw", 0).unwrap();
+        assert_eq!(found.name_with(&[], |_| Some("Op 02".to_owned())).as_deref(), Some("op_02_raw"));
+        assert_eq!(found.name_with(&[], |_| None), None);
     }
 
     #[test]

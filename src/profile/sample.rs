@@ -1,4 +1,7 @@
 //! Sample frames: a profile's own test, in the same file. A sample says what arrives, and all that must come of it.
+//!
+//! `hex` of a serial profile is what is on the wire: it goes through the framing and the checksum, and may hold noise before
+//! a frame, or several frames. So does `payload`, but for lines without a checksum: there it is the line itself.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,13 +13,15 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::{Fault, fault};
+use super::framing::{Framing, FramingKind};
 use super::{Profile, ProfileSet, Transport};
 use crate::config::{Mqtt, MqttVersion, ProfileUse, Retained, Serial};
 use crate::decode::{Decoder, Outcome};
 use crate::reading::{Batch, Frame, Reason, Record, Stamp, TimeQuality, Value};
+use crate::source::framing::{Found, Framer};
 
 /// A frame, and what must come of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Sample {
     /// What is shown by it.
     pub name: String,
@@ -24,12 +29,18 @@ pub struct Sample {
     pub topic: Option<String>,
     /// The bytes.
     pub payload: Vec<u8>,
+    /// Whether they are written as `hex`.
+    pub hex: bool,
+    /// Where one read ends and the next begins.
+    pub cuts: Vec<usize>,
     /// The source's `time_zone`.
     pub time_zone: Option<String>,
     /// Whether the broker had retained it.
     pub retained: bool,
     /// What must come of it.
     pub expected: Expected,
+    /// Why a part of it is refused, where readings come of the rest.
+    pub error: Option<Reason>,
     /// How many single values must be left out.
     pub values_rejected: usize,
     /// The line of the file where it begins is known by the byte.
@@ -37,18 +48,21 @@ pub struct Sample {
 }
 
 /// What must come of a frame.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub enum Expected {
     /// These readings, with these values and no others.
     Readings(Vec<SampleReading>),
     /// A device state: online or not.
     State(bool),
     /// Nothing: the profile knows it and passes it over.
+    #[default]
     Ignored,
     /// It is refused for that reason.
     Error(Reason),
     /// It is dropped because it was retained and has no time.
     RetainedWithoutTime,
+    /// There is no whole frame in it.
+    Noise,
 }
 
 /// A reading that must come out.
@@ -68,7 +82,7 @@ pub(super) struct SamplePart {
     name: String,
     topic: Option<String>,
     payload: Option<String>,
-    hex: Option<String>,
+    hex: Option<Hex>,
     time_zone: Option<String>,
     #[serde(default)]
     retained: bool,
@@ -79,6 +93,14 @@ pub(super) struct SamplePart {
     expect_error: Option<String>,
     #[serde(default)]
     values_rejected: usize,
+}
+
+/// One read, or several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Hex {
+    One(String),
+    Many(Vec<String>),
 }
 
 #[derive(Deserialize)]
@@ -93,44 +115,63 @@ impl Sample {
     pub(super) fn build(part: Spanned<SamplePart>) -> Result<Self, Fault> {
         let span = part.span();
         let part = part.into_inner();
-        let payload = match (part.payload, part.hex) {
-            (Some(text), None) => text.into_bytes(),
-            (None, Some(hex)) => match unhex(&hex) {
-                Some(bytes) => bytes,
-                None => return fault(&span, "sample: expected pairs of hexadecimal digits in `hex`"),
-            },
+        let hex = part.hex.is_some();
+        let reads = match (part.payload, part.hex) {
+            (Some(text), None) => vec![text.into_bytes()],
+            (None, Some(hex)) => {
+                let reads = match hex {
+                    Hex::One(hex) => vec![hex],
+                    Hex::Many(reads) => reads,
+                };
+                match reads.iter().map(|hex| unhex(hex)).collect::<Option<Vec<_>>>() {
+                    Some(reads) => reads,
+                    None => return fault(&span, "sample: expected pairs of hexadecimal digits in `hex`"),
+                }
+            }
             _ => return fault(&span, "sample: expected either `payload` or `hex`"),
         };
-        let expected =
-            match (part.reading.is_empty(), part.state.as_deref(), part.expect.as_deref(), &part.expect_error) {
-                (false, None, None, None) => Expected::Readings(
-                    part.reading.into_iter().map(|part| reading(part, &span)).collect::<Result<_, _>>()?,
-                ),
-                (true, Some("online"), None, None) => Expected::State(true),
-                (true, Some("offline"), None, None) => Expected::State(false),
-                (true, None, Some("ignored"), None) => Expected::Ignored,
-                (true, None, Some("retained_without_time"), None) => Expected::RetainedWithoutTime,
-                (true, None, None, Some(code)) => match Reason::from_code(code) {
-                    Some(reason) => Expected::Error(reason),
-                    None => {
-                        let codes: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
-                        return fault(&span, format!("expect_error `{code}`: expected one of {}", codes.join(", ")));
-                    }
-                },
-                _ => {
-                    return fault(
-                        &span,
-                        "sample: expected one of [[sample.reading]], state = \"online\" or \"offline\", \
-                     expect = \"ignored\" or \"retained_without_time\", expect_error = a reason",
-                    );
+        let ends = reads.iter().scan(0, |end, read| {
+            *end += read.len();
+            Some(*end)
+        });
+        let cuts = ends.take(reads.len().saturating_sub(1)).collect();
+        let error = match &part.expect_error {
+            None => None,
+            Some(code) => match Reason::from_code(code) {
+                Some(reason) => Some(reason),
+                None => {
+                    let codes: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+                    return fault(&span, format!("expect_error `{code}`: expected one of {}", codes.join(", ")));
                 }
-            };
+            },
+        };
+        let expected = match (part.reading.is_empty(), part.state.as_deref(), part.expect.as_deref(), error) {
+            (false, None, None, _) => {
+                Expected::Readings(part.reading.into_iter().map(|part| reading(part, &span)).collect::<Result<_, _>>()?)
+            }
+            (true, Some("online"), None, None) => Expected::State(true),
+            (true, Some("offline"), None, None) => Expected::State(false),
+            (true, None, Some("ignored"), None) => Expected::Ignored,
+            (true, None, Some("noise"), None) => Expected::Noise,
+            (true, None, Some("retained_without_time"), None) => Expected::RetainedWithoutTime,
+            (true, None, None, Some(reason)) => Expected::Error(reason),
+            _ => {
+                return fault(
+                    &span,
+                    "sample: expected one of [[sample.reading]], state = \"online\" or \"offline\", \
+                     expect = \"ignored\", \"noise\" or \"retained_without_time\", expect_error = a reason",
+                );
+            }
+        };
         Ok(Self {
             name: part.name,
             topic: part.topic,
-            payload,
+            payload: reads.concat(),
+            hex,
+            cuts,
             time_zone: part.time_zone,
             retained: part.retained,
+            error: error.filter(|_| matches!(expected, Expected::Readings(_))),
             expected,
             values_rejected: part.values_rejected,
             at: span.start,
@@ -163,7 +204,9 @@ fn reading(part: ReadingPart, span: &Range<usize>) -> Result<SampleReading, Faul
     Ok(SampleReading { device: part.device, time_ms, values })
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+/// Bytes of hexadecimal digits, with or without spaces between pairs.
+#[must_use]
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     if digits.len().is_multiple_of(2) { digits.chunks(2).map(pair).collect() } else { None }
@@ -194,23 +237,79 @@ pub fn run_samples(profile: &Profile) -> Vec<Mismatch> {
 /// When samples arrive: after all times in them would be too much to ask of their authors, so it is just a fixed moment.
 const ARRIVAL: Stamp = Stamp { wall_ms: 1_800_000_000_000, monotonic_ms: 1, trusted: true };
 
-fn run(profile: &Profile, sample: &Sample) -> Option<Mismatch> {
-    let expected = describe_expected(&sample.expected, sample.values_rejected);
-    let found = match decoder(profile, sample.time_zone.clone()) {
-        Ok(mut decoder) => {
-            let mut batch = Batch::default();
-            let frame = Frame {
-                origin: sample.topic.as_deref().unwrap_or("sample"),
-                payload: &sample.payload,
-                retained: sample.retained,
-                oversize: None,
-            };
-            let outcome = decoder.decode(&frame, ARRIVAL, &mut batch);
-            describe_found(&outcome, &batch, decoder.values_rejected(), &sample.expected)
+/// All that came of a sample.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// What became of each frame.
+    pub outcomes: Vec<Outcome>,
+    /// What they gave.
+    pub batch: Batch,
+    /// Single values that were left out.
+    pub rejected: Vec<Reason>,
+    /// What the framing refused.
+    pub unframed: Vec<(Reason, String)>,
+}
+
+/// What comes of a sample, from its bytes on the wire if it is of a serial device.
+#[must_use]
+pub fn hear(profile: &Profile, decoder: &mut Decoder, sample: &Sample) -> Heard {
+    let mut heard = Heard::default();
+    match framing_of(profile, sample) {
+        Some(framing) => heard.frame(decoder, sample, framing),
+        None => heard.decode(decoder, sample, &sample.payload),
+    }
+    heard
+}
+
+impl Heard {
+    fn decode(&mut self, decoder: &mut Decoder, sample: &Sample, payload: &[u8]) {
+        let origin = sample.topic.as_deref().unwrap_or("sample");
+        let frame = Frame { origin, payload, retained: sample.retained, oversize: None };
+        self.outcomes.push(decoder.decode(&frame, ARRIVAL, &mut self.batch));
+        self.rejected.extend_from_slice(decoder.values_rejected());
+    }
+
+    /// Reads the sample as it comes from a wire.
+    fn frame(&mut self, decoder: &mut Decoder, sample: &Sample, framing: &Framing) {
+        let mut reads = Vec::new();
+        let mut rest = sample.payload.as_slice();
+        for (cut, before) in sample.cuts.iter().zip([0].iter().chain(&sample.cuts)) {
+            let (read, behind) = rest.split_at((cut - before).min(rest.len()));
+            reads.push(read);
+            rest = behind;
         }
+        reads.push(rest);
+        Framer::read_all(framing, &reads, |found| match found {
+            Found::Frame(payload) => self.decode(decoder, sample, payload),
+            Found::TooLong(beginning) => {
+                let detail = format!("longer than {} bytes, begins with {beginning:02x?}", framing.bytes_max);
+                self.unframed.push((Reason::TooLarge, detail));
+            }
+            Found::BadChecksum(_, mismatch) => self.unframed.push((Reason::BadChecksum, mismatch.to_string())),
+        });
+    }
+}
+
+/// The framing that a sample goes through, if it does.
+fn framing_of<'a>(profile: &'a Profile, sample: &Sample) -> Option<&'a Framing> {
+    let Transport::Serial(line) = &profile.transport else { return None };
+    let line_itself = matches!(line.framing.kind, FramingKind::Delimiter(_)) && line.framing.checksum.is_none();
+    (sample.hex || !line_itself).then_some(&line.framing)
+}
+
+fn run(profile: &Profile, sample: &Sample) -> Option<Mismatch> {
+    let mut expected = describe_expected(&sample.expected, sample.values_rejected);
+    expected.extend(sample.error.map(|reason| format!("error {}", reason.as_str())));
+    let found = match decoder(profile, sample.time_zone.clone()) {
+        Ok(mut decoder) => describe_found(&hear(profile, &mut decoder, sample), sample),
         Err(error) => vec![error],
     };
-    if expected == found {
+    let in_order = |lines: &[String]| {
+        let mut lines = lines.to_vec();
+        lines.sort_unstable();
+        lines
+    };
+    if in_order(&expected) == in_order(&found) {
         return None;
     }
     let missing = expected.iter().filter(|line| !found.contains(line)).map(|line| format!("- {line}"));
@@ -219,7 +318,10 @@ fn run(profile: &Profile, sample: &Sample) -> Option<Mismatch> {
 }
 
 /// A decoder with this profile alone.
-fn decoder(profile: &Profile, time_zone: Option<String>) -> Result<Decoder, String> {
+///
+/// # Errors
+/// What is wrong with its topics, or with the time zone.
+pub fn decoder(profile: &Profile, time_zone: Option<String>) -> Result<Decoder, String> {
     let mut profiles = ProfileSet::default();
     profiles.insert(profile.clone());
     let id = profile.id.to_string();
@@ -288,6 +390,7 @@ fn describe_expected(expected: &Expected, values_rejected: usize) -> Vec<String>
         Expected::State(online) => vec![format!("state {}", if *online { "online" } else { "offline" })],
         Expected::Ignored => vec!["ignored".to_owned()],
         Expected::RetainedWithoutTime => vec!["retained without a time".to_owned()],
+        Expected::Noise => vec!["noise".to_owned()],
         Expected::Error(reason) => vec![format!("error {}", reason.as_str())],
         Expected::Readings(readings) => readings
             .iter()
@@ -309,18 +412,37 @@ fn describe_expected(expected: &Expected, values_rejected: usize) -> Vec<String>
     lines
 }
 
-fn describe_found(outcome: &Outcome, batch: &Batch, rejected: &[Reason], expected: &Expected) -> Vec<String> {
+fn describe_found(heard: &Heard, sample: &Sample) -> Vec<String> {
+    let Heard { outcomes, batch, rejected, unframed } = heard;
+    let expected = &sample.expected;
     let mut lines = Vec::new();
-    match outcome {
-        Outcome::Ignored => lines.push("ignored".to_owned()),
-        Outcome::RetainedWithoutTime => lines.push("retained without a time".to_owned()),
-        Outcome::Rejected(rejection) => {
-            lines.push(format!("error {}", rejection.reason.as_str()));
-            if *expected != Expected::Error(rejection.reason) {
-                lines.push(format!("({})", rejection.detail));
-            }
+    // A frame that is passed over among others says nothing.
+    match outcomes.first() {
+        None if unframed.is_empty() => lines.push("noise".to_owned()),
+        Some(Outcome::Ignored)
+            if outcomes.iter().all(|outcome| *outcome == Outcome::Ignored) && unframed.is_empty() =>
+        {
+            lines.push("ignored".to_owned());
         }
-        Outcome::State | Outcome::Readings(_) => {}
+        _ => {}
+    }
+    let mut error = |reason: Reason, detail: &str| {
+        let line = format!("error {}", reason.as_str());
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+        if *expected != Expected::Error(reason) && sample.error != Some(reason) {
+            lines.push(format!("({detail})"));
+        }
+    };
+    unframed.iter().for_each(|(reason, detail)| error(*reason, detail));
+    for outcome in outcomes {
+        if let Outcome::Rejected(rejection) = outcome {
+            error(rejection.reason, &rejection.detail);
+        }
+    }
+    if outcomes.contains(&Outcome::RetainedWithoutTime) {
+        lines.push("retained without a time".to_owned());
     }
     let mut index = 0;
     for record in &batch.records {

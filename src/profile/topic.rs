@@ -203,8 +203,21 @@ mod tests {
     }
 
     #[test]
+    fn levels_with_a_name_are_captured() {
+        let pattern = TopicPattern::parse("home/{device}/{kind}/{sensor}/state").unwrap();
+        let mut found = Vec::new();
+        let device = pattern.matches_with("home/attic/sensor/dew_point/state", |name, word| {
+            found.push((name.to_owned(), word.to_owned()));
+        });
+        assert_eq!(device, Some("attic"));
+        let expected = [("kind", "sensor"), ("sensor", "dew_point")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+        assert_eq!(found, expected);
+        assert_eq!(pattern.filters(), ["home/+/+/+/state"]);
+    }
+
+    #[test]
     fn wrong_patterns_are_refused() {
-        for pattern in ["", "a/#/b", "a/x+", "{device}/{device}", "a/{sensor}", "{device...}/#", "x{device}"] {
+        for pattern in ["", "a/#/b", "a/x+", "{device}/{device}", "a/{sen-sor}", "{device...}/#", "x{device}"] {
             assert!(TopicPattern::parse(pattern).is_err(), "{pattern}");
         }
     }

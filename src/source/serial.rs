@@ -14,12 +14,13 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_serial::SerialPortBuilderExt;
 
-use super::framing::{Found, Lines};
+use super::framing::{Found, Framer};
 use crate::clock;
 use crate::config::{Parity, Serial};
 use crate::counters::{Count, Counter, Counters};
 use crate::intake::Intake;
 use crate::log::Throttle;
+use crate::profile::framing::Framing;
 use crate::reading::Frames;
 use crate::service::sandbox;
 use crate::status::Link;
@@ -42,12 +43,12 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const STOP_MAX: Duration = Duration::from_secs(5);
 /// What holds where neither configuration nor profile says anything.
 const BAUD: u32 = 9_600;
-const FRAME_BYTES_MAX: usize = 4_096;
 
 /// Reads the port until `stop` says so (or its sender is gone), and returns when what was read is durable. `settings` are
-/// those of the configuration, completed by the profile (`ProfileSet::resolve`).
+/// those of the configuration, completed by the profile (`ProfileSet::resolve`); `framing` is `ProfileSet::framing`.
 pub async fn run(
     settings: Serial,
+    framing: Framing,
     mut intake: Intake,
     link: Link,
     counters: &Counters,
@@ -55,7 +56,7 @@ pub async fn run(
 ) {
     let port = settings.port.display().to_string();
     let durable = intake.durable();
-    let mut reader = Reader::new(&settings, &port, counters, durable, |frames| intake.accept(frames, &[]));
+    let mut reader = Reader::new(&settings, &framing, &port, counters, durable, |frames| intake.accept(frames, &[]));
     let connects = counters.counter(Count::Connects, &settings.name);
     let errors = counters.counter(Count::ConnectionErrors, &settings.name);
     let mut backoff = BACKOFF_FIRST;
@@ -133,6 +134,14 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
+/// Returns after that time; never, if there is none.
+async fn silence(after: Option<Duration>) {
+    match after {
+        Some(after) => tokio::time::sleep(after).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Why reading ended.
 #[derive(Debug, PartialEq, Eq)]
 enum End {
@@ -145,25 +154,34 @@ enum End {
 struct Reader<'a, A> {
     accept: A,
     port: &'a str,
-    settings: &'a Serial,
+    framing: &'a Framing,
     frames: Frames,
     pending: Pending,
     noise: Counter,
     too_long: Counter,
+    damaged: Counter,
     dropped: Counter,
     trouble: Throttle,
 }
 
 impl<'a, A: FnMut(&Frames) -> u64> Reader<'a, A> {
-    fn new(settings: &'a Serial, port: &'a str, counters: &Counters, durable: watch::Receiver<u64>, accept: A) -> Self {
+    fn new(
+        settings: &Serial,
+        framing: &'a Framing,
+        port: &'a str,
+        counters: &Counters,
+        durable: watch::Receiver<u64>,
+        accept: A,
+    ) -> Self {
         Self {
             accept,
             port,
-            settings,
+            framing,
             frames: Frames::default(),
             pending: Pending { durable, waiting: VecDeque::new(), bytes: 0 },
             noise: counters.counter(Count::NoiseBytes, &settings.name),
             too_long: counters.counter(Count::FramesTooLong, &settings.name),
+            damaged: counters.counter(Count::ChecksumErrors, &settings.name),
             dropped: counters.counter(Count::FramesDropped, &settings.name),
             trouble: Throttle::new(Duration::from_secs(60)),
         }
@@ -176,49 +194,65 @@ impl<'a, A: FnMut(&Frames) -> u64> Reader<'a, A> {
     /// Reads until the stream ends, fails or `stop` says so; also tells whether anything was read.
     async fn read_all(&mut self, mut stream: impl AsyncRead + Unpin, stop: &mut watch::Receiver<bool>) -> (End, bool) {
         let opened = clock::instant();
-        let delimiter = self.settings.delimiter.as_deref().unwrap_or(b"\n");
-        let mut lines = Lines::new(delimiter, self.settings.frame_bytes_max.unwrap_or(FRAME_BYTES_MAX));
+        let mut framer = Framer::new(self.framing);
+        // Where silence ends a frame it must be seen, so there the port is read at once.
+        let interval = self.framing.gap.map_or(READ_INTERVAL, |gap| READ_INTERVAL.min(gap / 4));
         let mut buffer = vec![0; READ_BYTES];
         let mut got_any = false;
         let end = loop {
             let read = tokio::select! {
                 biased;
                 () = stopped(stop) => break End::Stopped,
-                read = stream.read(&mut buffer) => read,
+                read = stream.read(&mut buffer) => Some(read),
+                () = silence(framer.idle_after()) => None,
             };
             let bytes = match read {
-                Ok(0) => break End::Lost("unplugged".to_owned()),
-                Ok(length) => &buffer[..length],
-                Err(error) => break End::Lost(format!("cannot be read: {error}")),
+                None => {
+                    self.take(&mut framer, &[]);
+                    continue;
+                }
+                Some(Ok(0)) => break End::Lost("unplugged".to_owned()),
+                Some(Ok(length)) => &buffer[..length],
+                Some(Err(error)) => break End::Lost(format!("cannot be read: {error}")),
             };
             if !got_any && opened.elapsed() < JOINED_WITHIN {
-                lines.join();
+                framer.join();
             }
             got_any = true;
-            self.take(&mut lines, bytes);
+            self.take(&mut framer, bytes);
             let busy = bytes.len() >= BUSY_BYTES;
-            if !busy && timeout(READ_INTERVAL, stopped(stop)).await.is_ok() {
+            if !busy && timeout(interval, stopped(stop)).await.is_ok() {
                 break End::Stopped;
             }
         };
         drop(stream);
-        lines.end();
-        self.noise.add(lines.take_noise());
+        framer.end();
+        self.noise.add(framer.take_noise());
         (end, got_any)
     }
 
-    fn take(&mut self, lines: &mut Lines, bytes: &[u8]) {
-        let Self { frames, port, too_long, .. } = self;
+    /// Takes what one read gave; nothing was read when it was silent for so long that it says something.
+    fn take(&mut self, framer: &mut Framer, bytes: &[u8]) {
+        let Self { frames, port, too_long, damaged, .. } = self;
         frames.reset(clock::stamp());
-        lines.push(bytes, |found| match found {
-            Found::Line(line) => frames.push(port, line, false),
+        let found = |found: Found<'_>| match found {
+            Found::Frame(frame) => frames.push(port, frame, false),
             Found::TooLong(beginning) => {
                 too_long.add(1);
                 // How long it will be is not known: longer than the maximum, at least by one.
                 frames.push_oversize(port, beginning, false, beginning.len() as u64 + 1);
             }
-        });
-        self.noise.add(lines.take_noise());
+            Found::BadChecksum(frame, mismatch) => {
+                damaged.add(1);
+                frames.push_damaged(port, frame, mismatch);
+            }
+        };
+        if bytes.is_empty() {
+            framer.idle(found);
+        } else {
+            framer.push(bytes, found);
+        }
+        self.noise.add(framer.take_noise());
         if self.frames.is_empty() {
             return;
         }
@@ -280,6 +314,7 @@ mod tests {
     use tokio::time::sleep;
 
     use super::*;
+    use crate::profile::framing::{Checksum, ChecksumKind, Endian, FramingKind, Marks, Place, Span};
 
     fn settings() -> Serial {
         Serial {
@@ -292,13 +327,14 @@ mod tests {
             parity: None,
             stop_bits: None,
             delimiter: None,
-            frame_bytes_max: Some(64),
+            frame_bytes_max: None,
             time_zone: None,
         }
     }
 
     struct Rig {
         settings: Serial,
+        framing: Framing,
         counters: Counters,
         durable: watch::Sender<u64>,
         stop: watch::Sender<bool>,
@@ -309,6 +345,7 @@ mod tests {
         fn new() -> Self {
             Self {
                 settings: settings(),
+                framing: Framing::lines(b"\n", 64),
                 counters: Counters::default(),
                 durable: watch::Sender::new(u64::MAX),
                 stop: watch::Sender::new(false),
@@ -320,9 +357,11 @@ mod tests {
             let accept = |frames: &Frames| {
                 let mut lines = self.lines.lock().unwrap();
                 lines.extend(frames.iter().map(|frame| String::from_utf8_lossy(frame.payload).into_owned()));
+                lines.extend(frames.damaged().map(|_| "damaged".to_owned()));
                 lines.len() as u64
             };
-            let mut reader = Reader::new(&self.settings, "/dev/test", &self.counters, self.durable.subscribe(), accept);
+            let durable = self.durable.subscribe();
+            let mut reader = Reader::new(&self.settings, &self.framing, "/dev/test", &self.counters, durable, accept);
             reader.read_all(stream, &mut self.stop.subscribe()).await
         }
 
@@ -377,6 +416,59 @@ mod tests {
         assert_eq!(lines.len(), 3, "{lines:?}");
         assert_eq!((lines[0].as_str(), lines[2].as_str()), ("{\"a\":1}", "{\"b\":1}"));
         assert_eq!((rig.count(Count::FramesTooLong), rig.count(Count::NoiseBytes)), (1, 10_000 - 64 + 1));
+    }
+
+    fn checked(kind: FramingKind, gap: Option<Duration>) -> Framing {
+        let sum = Checksum {
+            kind: ChecksumKind::Sum8,
+            from: 0,
+            to: None,
+            place: Place::At(-1),
+            width: 1,
+            endian: Endian::Big,
+            hex: false,
+            optional: false,
+        };
+        Framing { checksum: Some(sum), gap, payload: Some(Span { from: 0, to: Some(-1) }), ..Framing::new(kind, 64) }
+    }
+
+    #[tokio::test]
+    async fn damaged_frames_are_counted_and_handed_on_as_such() {
+        let (mut device, port) = terminal();
+        let marks = Marks { start: vec![b"T".to_vec()], end: Vec::new() };
+        let rig = Rig { framing: checked(FramingKind::Fixed { bytes: 4, marks }, None), ..Rig::new() };
+        let write = async {
+            sleep(JOINED_WITHIN * 2).await;
+            device.write_all(b"T21\xb7~~T20\xb7T20\xb6").await.unwrap();
+            sleep(Duration::from_millis(200)).await;
+            rig.stop.send_replace(true);
+        };
+        timeout(Duration::from_secs(20), async { tokio::join!(rig.read(port), write) }).await.unwrap();
+        assert_eq!(*rig.lines.lock().unwrap(), ["T21", "T20", "damaged"]);
+        assert_eq!((rig.count(Count::ChecksumErrors), rig.count(Count::NoiseBytes)), (1, 2));
+    }
+
+    #[tokio::test]
+    async fn a_silent_line_ends_a_frame() {
+        let (mut device, port) = terminal();
+        let framing = checked(FramingKind::Idle, Some(Duration::from_millis(150)));
+        let rig = Rig { framing, ..Rig::new() };
+        let write = async {
+            sleep(JOINED_WITHIN * 2).await;
+            // A pause that is shorter than the gap ends nothing.
+            for part in [b"ab".as_slice(), b"c\x26"] {
+                device.write_all(part).await.unwrap();
+                sleep(Duration::from_millis(20)).await;
+            }
+            sleep(Duration::from_millis(600)).await;
+            assert_eq!(*rig.lines.lock().unwrap(), ["abc"]);
+            device.write_all(b"ba\xc3").await.unwrap();
+            sleep(Duration::from_millis(600)).await;
+            rig.stop.send_replace(true);
+        };
+        timeout(Duration::from_secs(20), async { tokio::join!(rig.read(port), write) }).await.unwrap();
+        assert_eq!(*rig.lines.lock().unwrap(), ["abc", "ba"]);
+        assert_eq!((rig.count(Count::ChecksumErrors), rig.count(Count::NoiseBytes)), (0, 0));
     }
 
     #[tokio::test]

@@ -65,7 +65,8 @@ fn put(bytes: &[u8], value: &BinaryValue, doc: &mut Doc) {
             }
             doc.put(key, Leaf::Whole(number));
         }
-        BinaryKind::Hex(_) => doc.put(key, Leaf::Text(&hex(bytes))),
+        // In capitals, as data sheets and labels print identifiers.
+        BinaryKind::Hex(_) => doc.put(key, Leaf::Text(&hex(bytes).to_ascii_uppercase())),
         BinaryKind::Text(_) => {
             let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
             doc.put(key, Leaf::Text(text.trim_end_matches(['\0', ' '])));
@@ -116,7 +117,7 @@ mod tests {
         }
         let rules = Binary { length: Some(9), values: vec![value(1, BinaryKind::Hex(2), false)] };
         binary(&bytes, &rules, &mut doc).unwrap();
-        assert_eq!(doc.find(&["v".into()]).and_then(|node| doc.word(node)).as_deref(), Some("ff80"));
+        assert_eq!(doc.find(&["v".into()]).and_then(|node| doc.word(node)).as_deref(), Some("FF80"));
         assert!(binary(&bytes[1..], &rules, &mut doc).is_err(), "the length is not right");
     }
 }
