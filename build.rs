@@ -1,5 +1,5 @@
 //! Tells the program which target it is built for (`tidegate selftest` and `tidegate support` say it), and lists the built-in
-//! profiles: adding a device is adding a file.
+//! profiles: adding a device or a board is adding a file.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,27 +16,29 @@ fn main() {
     let mut files = Vec::new();
     collect(&root, &mut files);
     files.sort();
-    let mut list =
-        String::from("/// Path below `firmware-profiles`, and content.\npub const FILES: &[(&str, &str)] = &[\n");
-    for file in files {
-        let name = file.strip_prefix(&root).unwrap_or(&file).display().to_string();
+    let (boards, devices): (Vec<_>, Vec<_>) = files.into_iter().partition(|file| file.starts_with(root.join("boards")));
+    let mut list = String::new();
+    for (name, files) in [("FILES", devices), ("BOARD_FILES", boards)] {
         // Writing to a String cannot fail.
-        let _ = writeln!(list, "    ({name:?}, include_str!({:?})),", file.display().to_string());
+        let _ = writeln!(list, "/// Path below `firmware-profiles`, and content.");
+        let _ = writeln!(list, "pub const {name}: &[(&str, &str)] = &[");
+        for file in files {
+            let name = file.strip_prefix(&root).unwrap_or(&file).display().to_string();
+            let _ = writeln!(list, "    ({name:?}, include_str!({:?})),", file.display().to_string());
+        }
+        list.push_str("];\n");
     }
-    list.push_str("];\n");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default()).join("builtin_profiles.rs");
     std::fs::write(out, list).expect("the list of the built-in profiles can be written");
 }
 
-/// All profiles of devices below a folder; those of boards are of another kind.
+/// All profiles below a folder, of devices and of boards.
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
     println!("cargo:rerun-if-changed={}", dir.display());
     for entry in std::fs::read_dir(dir).expect("the folder of the profiles can be read").flatten() {
         let path = entry.path();
         if path.is_dir() {
-            if entry.file_name() != "boards" {
-                collect(&path, files);
-            }
+            collect(&path, files);
         } else if path.extension().is_some_and(|extension| extension == "toml") {
             files.push(path);
         }

@@ -70,6 +70,8 @@ counts! {
     DeadLettersSuppressed = "dead_letters_suppressed_total", "source";
     /// Single values left out of a reading that was kept, by reason.
     ValuesRejected = "values_rejected_total", "reason";
+    /// Gaps in the numbers that nodes of Sparkplug B give their messages: at least one message of that node did not arrive.
+    SequenceGaps = "sequence_gaps_total", "source";
     /// Values dropped by a filter, by its name.
     ValuesFiltered = "values_filtered_total", "filter";
     /// Values and aggregates that are alarms, by the rule's name.

@@ -450,6 +450,8 @@ reasons! {
     WrongColumns = "wrong_columns",
     /// The checksum is wrong.
     BadChecksum = "bad_checksum",
+    /// What it is a value of was said in an earlier message, which has not been heard.
+    UnknownAlias = "unknown_alias",
     /// Kafka refused the record for good.
     KafkaRejected = "kafka_rejected",
 }

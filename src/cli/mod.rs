@@ -57,6 +57,9 @@ enum Command {
         /// Show the configuration as it will be used, without its secrets
         #[arg(long)]
         print: bool,
+        /// Say what of it does not fit this board, such as raspberry-pi-4, or a board's file
+        #[arg(long, value_name = "NAME|FILE")]
+        board: Option<String>,
     },
     /// Show what the rules of a configuration would make of recorded readings
     Replay {
@@ -149,7 +152,7 @@ pub fn main() -> ExitCode {
     match command {
         Command::Run { config, print: false, strict, .. } => run::gateway(&config.config, strict),
         Command::Run { config, print: true, format, .. } => run::print(&config.config, format.map(Into::into)),
-        Command::Check { config, print } => check::run(&config.config, print),
+        Command::Check { config, print, board } => check::run(&config.config, print, board.as_deref()),
         Command::Replay { file, config, format, speed, close } => {
             replay::run(&file, &config.config, &replay::Options { format: format.map(Into::into), speed, close })
         }

@@ -34,7 +34,7 @@ use crate::reading::Value;
 pub use errors::{Errors, Place, Problem, nearest};
 pub(crate) use glance::Glance;
 pub use loaded::{Loaded, Purpose};
-pub(crate) use units::parse_duration;
+pub(crate) use units::{parse_duration, parse_size};
 pub(crate) use values::{broker as parse_broker, plain_topic as parse_topic};
 
 /// The data directory unless the configuration, or systemd, names another.

@@ -46,7 +46,7 @@ pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
 }
 
 /// `"2GiB"`, `"512KiB"`, `"1000"`: bytes.
-pub(super) fn parse_size(text: &str) -> Option<u64> {
+pub(crate) fn parse_size(text: &str) -> Option<u64> {
     let (number, unit) = split_number(text.trim())?;
     match unit.trim() {
         "" => Some(number),

@@ -29,6 +29,7 @@ use crate::reading::{
 use doc::{Doc, Kind};
 use extract::{Extractor, Place, quoted};
 use formats::Refusal;
+use formats::sparkplug::{self, Heard};
 use route::{Captures, Route, Routes};
 use time::Parsed;
 
@@ -46,8 +47,14 @@ pub struct Decoder {
     doc: Doc,
     /// What was found in a text of the payload.
     inner: Doc,
+    /// What a format reads a payload into before it is resolved.
+    pack: Doc,
     devices: Devices,
     device: String,
+    /// What nodes of Sparkplug B said in their births.
+    births: sparkplug::Nodes,
+    origin: Box<str>,
+    gaps: Counter,
     /// Where the parts of the payload are, and where the one at hand is.
     places: VecDeque<Vec<usize>>,
     nodes: Vec<usize>,
@@ -58,9 +65,9 @@ pub struct Decoder {
 /// What became of a frame.
 #[derive(Debug, PartialEq)]
 pub enum Outcome {
-    /// That many readings were pushed.
+    /// That many readings were pushed, and of a birth message the state that it tells.
     Readings(usize),
-    /// A device state was pushed.
+    /// A device state was pushed, or one for each device that went together with others.
     State,
     /// The profile knows this frame and asks to ignore it.
     Ignored,
@@ -176,8 +183,12 @@ impl Decoder {
             zone,
             doc: Doc::default(),
             inner: Doc::default(),
+            pack: Doc::default(),
             devices: Devices::default(),
             device: String::new(),
+            births: sparkplug::Nodes::default(),
+            origin: origin.into(),
+            gaps: Counter::default(),
             places: VecDeque::new(),
             nodes: Vec::new(),
             rejected: Vec::new(),
@@ -185,11 +196,15 @@ impl Decoder {
         })
     }
 
-    /// Counts single values that are left out of a reading ([`Count::ValuesRejected`]) with these counters.
+    /// Counts single values that are left out of a reading ([`Count::ValuesRejected`]) and messages that did not arrive
+    /// ([`Count::SequenceGaps`]) with these counters.
     #[must_use]
     pub fn counting(mut self, counters: &Counters) -> Self {
         let counter = |reason: &Reason| (*reason, counters.counter(Count::ValuesRejected, reason.as_str()));
         self.counters = Reason::ALL.iter().map(counter).collect();
+        if self.extractors.iter().any(|extractor| matches!(extractor.profile().format, Format::Sparkplug)) {
+            self.gaps = counters.counter(Count::SequenceGaps, &self.origin);
+        }
         self
     }
 
@@ -265,9 +280,17 @@ impl Decoder {
         (device_of_route, captures): (&Name, &Captures),
     ) -> Step<Outcome> {
         let rules = Arc::clone(self.extractors[profile].profile());
-        self.take_apart(frame, &rules, profile)?;
+        let heard = self.take_apart(frame, &rules, profile, (device_of_route, captures))?;
         self.look_inside(&rules, profile)?;
-        let mut tried = Tried::default();
+        let mut tried = Tried { without_reading: heard.nothing, first: heard.first, ..Tried::default() };
+        self.gaps.add(heard.gap.into());
+        self.rejected.extend(std::iter::repeat_n(Reason::UnknownAlias, heard.unknown));
+        self.rejected.extend(std::iter::repeat_n(Reason::TooLarge, heard.too_many));
+        for (device, online) in &heard.states {
+            let device = self.devices.name(device).unwrap_or_else(|| Arc::clone(device_of_route));
+            let profile = Arc::clone(&rules.id);
+            out.records.push(Record::State(Box::new(DeviceState { device, profile, online: *online, received })));
+        }
         let mut places = std::mem::take(&mut self.places);
         for (part, rule) in rules.parts.iter().enumerate() {
             places.clear();
@@ -280,6 +303,9 @@ impl Decoder {
         self.places = places;
         if tried.readings > 0 {
             return Ok(Outcome::Readings(tried.readings));
+        }
+        if !heard.states.is_empty() {
+            return Ok(Outcome::State);
         }
         if tried.without_time {
             return Err(Outcome::RetainedWithoutTime);
@@ -297,7 +323,13 @@ impl Decoder {
     }
 
     /// Takes the payload apart, as its profile says.
-    fn take_apart(&mut self, frame: &Frame<'_>, rules: &Profile, profile: usize) -> Step<()> {
+    fn take_apart(
+        &mut self,
+        frame: &Frame<'_>,
+        rules: &Profile,
+        profile: usize,
+        (device, captures): (&Name, &Captures),
+    ) -> Step<Heard> {
         if let Some(length) = frame.oversize {
             let detail = format!("{length} bytes, more than the source's limit");
             return self.reject(profile, Reason::TooLarge, detail);
@@ -313,10 +345,18 @@ impl Decoder {
         }
         let doc = &mut self.doc;
         let read = match &rules.format {
-            Format::Json => return self.read_json(text, profile),
-            Format::Cbor => return self.read_cbor(frame.payload, profile),
+            Format::Json => return self.read_json(text, profile).map(|()| Heard::default()),
+            Format::Cbor => return self.read_cbor(frame.payload, profile).map(|()| Heard::default()),
             // Who publishes a value a topic often has an object for another one.
-            Format::Plain if text.trim_ascii_start().starts_with('{') => return self.read_json(text, profile),
+            Format::Plain if text.trim_ascii_start().starts_with('{') => {
+                return self.read_json(text, profile).map(|()| Heard::default());
+            }
+            Format::Sparkplug => {
+                let named = |name: &str| captures.iter().find(|(own, _)| **own == *name).map_or("", |(_, word)| word);
+                let topic = sparkplug::Topic { group: named("@group"), message: named("@message"), device };
+                let heard = self.births.take(topic, frame.payload, doc);
+                return heard.or_else(|refusal| self.refuse(profile, refusal));
+            }
             Format::Plain => {
                 formats::text::plain(text, doc);
                 Ok(())
@@ -327,14 +367,19 @@ impl Decoder {
             Format::Binary(rules) => formats::binary::binary(frame.payload, rules, doc),
             Format::Nmea => formats::text::nmea(text, doc),
             Format::Dsmr => formats::dsmr::dsmr(text, doc),
-            Format::Sml | Format::Senml | Format::Sparkplug => {
-                return self.reject(profile, Reason::Malformed, "this format is not read yet");
-            }
+            Format::Sml => formats::sml::sml(frame.payload, doc),
+            Format::Senml => formats::senml::senml(frame.payload, &mut self.pack, doc),
         };
         match read {
-            Ok(()) => Ok(()),
-            Err(Refusal::Ignored) => Err(Outcome::Ignored),
-            Err(Refusal::Wrong(reason, detail)) => self.reject(profile, reason, detail),
+            Ok(()) => Ok(Heard::default()),
+            Err(refusal) => self.refuse(profile, refusal),
+        }
+    }
+
+    fn refuse<T>(&self, profile: usize, refusal: Refusal) -> Step<T> {
+        match refusal {
+            Refusal::Ignored => Err(Outcome::Ignored),
+            Refusal::Wrong(reason, detail) => self.reject(profile, reason, detail),
         }
     }
 
@@ -391,7 +436,8 @@ impl Decoder {
             Some(Err(())) => (None, true),
             None => (None, false),
         };
-        if frame.retained && at.is_none() {
+        // A retained message may have arrived at any time before us.
+        if frame.retained && !matches!(at, Some(Moment::At(_))) {
             out.truncate_fields(mark);
             tried.without_time = true;
             return;
@@ -403,7 +449,11 @@ impl Decoder {
             self.rejected.push(Reason::BadTime);
         }
         let arrival = if received.trusted { TimeQuality::Arrival } else { TimeQuality::Unsynced };
-        let (time_ms, time_quality) = at.map_or((received.wall_ms, arrival), |ms| (ms, TimeQuality::Device));
+        let (time_ms, time_quality) = match at {
+            Some(Moment::At(ms)) => (ms, TimeQuality::Device),
+            Some(Moment::FromArrival(ms)) => (received.wall_ms.saturating_add(ms), arrival),
+            None => (received.wall_ms, arrival),
+        };
         // What follows of the same device and time is the same reading, unless it says the same again.
         if tried.readings > 0
             && rules.each.is_some()
@@ -546,8 +596,17 @@ fn device_of(paths: &[KeyPath], place: Place<'_>, device: &mut String) -> Option
     (!device.is_empty()).then_some(())
 }
 
+/// When something was measured, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Moment {
+    /// Since 1970-01-01T00:00:00Z.
+    At(i64),
+    /// After the arrival; below 0 before it.
+    FromArrival(i64),
+}
+
 /// When the payload says that it was measured; the arrival counts instead of a time that is wrong, or not to be believed.
-fn event_time(rule: &TimeRule, place: Place<'_>, zone: Option<&TimeZone>) -> Result<Option<i64>, ()> {
+fn event_time(rule: &TimeRule, place: Place<'_>, zone: Option<&TimeZone>) -> Result<Option<Moment>, ()> {
     if !place.holds(&rule.when) {
         return Ok(None);
     }
@@ -577,7 +636,8 @@ fn event_time(rule: &TimeRule, place: Place<'_>, zone: Option<&TimeZone>) -> Res
     };
     match rule.formats.iter().map(read).find(|parsed| *parsed != Parsed::Wrong) {
         // A clock that was never set says so by an old time; that is no error.
-        Some(Parsed::At(ms)) => Ok(rule.not_before_ms.is_none_or(|limit| ms >= limit).then_some(ms)),
+        Some(Parsed::At(ms)) => Ok(rule.not_before_ms.is_none_or(|limit| ms >= limit).then_some(Moment::At(ms))),
+        Some(Parsed::FromArrival(ms)) => Ok(Some(Moment::FromArrival(ms))),
         Some(Parsed::NoZone) => Ok(None),
         Some(Parsed::Wrong) | None => Err(()),
     }

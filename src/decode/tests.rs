@@ -460,3 +460,56 @@ fn what_means_no_reading_is_looked_for_in_the_bits_that_count() {
     decoder.decode(&frame("t/x", r#"{"p":65472}"#), NOW, &mut batch);
     assert_eq!(values(&batch), [("v".to_owned(), Value::Number(3.646))]);
 }
+
+#[test]
+fn times_relative_to_now_are_relative_to_the_arrival() {
+    let mut decoder = decoder(&["senml"]);
+    let mut batch = Batch::default();
+    let pack = r#"[{"bn":"m/","n":"load","v":1,"t":-2.5},{"n":"load","v":2},{"n":"load","v":3,"t":1777896000}]"#;
+    assert_eq!(decoder.decode(&frame("senml/x", pack), NOW, &mut batch), Outcome::Readings(3));
+    let time = |record: &Record| match record {
+        Record::Reading(reading) => (reading.time_ms, reading.time_quality),
+        other => panic!("{other:?}"),
+    };
+    let times: Vec<_> = batch.records.iter().map(time).collect();
+    let arrival = |ms: i64| (NOW.wall_ms + ms, TimeQuality::Arrival);
+    assert_eq!(times, [arrival(-2_500), arrival(0), (1_777_896_000_000, TimeQuality::Device)]);
+    // When a message that the broker had kept was sent is not known; only the time that stands on its own is one.
+    batch = Batch::default();
+    let retained = Frame { retained: true, ..frame("senml/x", pack) };
+    assert_eq!(decoder.decode(&retained, NOW, &mut batch), Outcome::Readings(1));
+    assert_eq!(values(&batch), [("load".to_owned(), Value::Number(3.0))]);
+}
+
+#[test]
+fn a_birth_is_a_state_and_a_reading_and_lost_messages_are_counted() {
+    let counters = Counters::default();
+    let mut decoder = decoder(&["sparkplug/sparkplug-b"]).counting(&counters);
+    let mut batch = Batch::default();
+    let mut hear = |topic: &str, payload: &[u8]| {
+        batch.clear();
+        let frame = Frame { origin: topic, payload, retained: false, oversize: None };
+        let outcome = decoder.decode(&frame, NOW, &mut batch);
+        let line = |record: &Record| match record {
+            Record::State(state) => format!("{} {}", state.device, state.online),
+            Record::Reading(reading) => format!("{} {:?}", reading.device, batch.fields_of(reading)[0].value),
+            other => panic!("{other:?}"),
+        };
+        (outcome, batch.records.iter().map(line).collect::<Vec<_>>())
+    };
+    // One metric: t, of alias 1, a float of 21.5; then only the alias, and -1.5.
+    let birth = b"\x12\x0c\x0a\x01t\x10\x01\x20\x09\x65\x00\x00\xac\x41\x18\x01";
+    let data = |seq: u8| [&b"\x12\x07\x10\x01\x65\x00\x00\xc0\xbf\x18"[..], &[seq]].concat();
+    let (outcome, records) = hear("spBv1.0/g/DDATA/n/d", &data(0));
+    let detail = "the alias 1 is not known: no birth that names it was heard".to_owned();
+    assert_eq!((rejection(outcome), records.len()), ((Reason::UnknownAlias, detail), 0));
+    let (outcome, records) = hear("spBv1.0/g/DBIRTH/n/d", birth);
+    assert_eq!((outcome, records), (Outcome::Readings(1), vec!["n/d true".into(), "n/d Number(21.5)".into()]));
+    assert_eq!(hear("spBv1.0/g/DDATA/n/d", &data(2)).1, ["n/d Number(-1.5)"]);
+    assert_eq!(counters.counter(Count::SequenceGaps, "mqtt.test").get(), 0);
+    assert_eq!(hear("spBv1.0/g/DDATA/n/d", &data(4)).1, ["n/d Number(-1.5)"]);
+    assert_eq!(counters.counter(Count::SequenceGaps, "mqtt.test").get(), 1);
+    // No metric is in it that is not about the protocol.
+    assert_eq!(hear("spBv1.0/g/NDATA/n", b"\x18\x05").0, Outcome::Ignored);
+    assert_eq!(hear("spBv1.0/g/NDEATH/n", b"\x08\x01"), (Outcome::State, vec!["n false".into(), "n/d false".into()]));
+}

@@ -16,6 +16,8 @@ pub enum TimeFormat {
     Epoch,
     /// Milliseconds since then.
     EpochMs,
+    /// Seconds as SenML (RFC 8428) counts them: from 2^28 on since 1970, below that from now on, and now is the arrival.
+    Senml,
     /// `YYMMDDhhmmss` with `S` for summer and `W` for winter time of Central Europe, as P1 ports say it; without either
     /// letter it is the time of the zone.
     Dsmr,
@@ -32,6 +34,7 @@ impl TimeFormat {
             "local" => Self::Local,
             "epoch" => Self::Epoch,
             "epoch_ms" => Self::EpochMs,
+            "senml" => Self::Senml,
             "dsmr" => Self::Dsmr,
             // Formatting nothing checks the pattern's words.
             _ if word.contains('%') && !word.contains('\0') => Self::Pattern(word.into()),
@@ -45,6 +48,8 @@ impl TimeFormat {
 pub(super) enum Parsed {
     /// Milliseconds since 1970-01-01T00:00:00Z.
     At(i64),
+    /// Milliseconds after the arrival; below 0 before it.
+    FromArrival(i64),
     /// A time without a zone, and no zone is configured: it cannot be placed.
     NoZone,
     /// Not a time in this format.
@@ -54,10 +59,17 @@ pub(super) enum Parsed {
 /// The last moment that an RFC 3339 text can name: year 9999.
 const LAST_MS: i64 = 253_402_300_799_999;
 
+/// Seconds below this are relative to SenML.
+const SENML_RELATIVE: f64 = 268_435_456.0;
+
 /// A time given as a number.
 #[must_use]
 pub(super) fn number(value: f64, format: &TimeFormat) -> Parsed {
     let ms = match format {
+        TimeFormat::Senml if value.abs() < SENML_RELATIVE => {
+            return Parsed::FromArrival((value * 1000.0).round() as i64);
+        }
+        TimeFormat::Senml => value * 1000.0,
         TimeFormat::Epoch => value * 1000.0,
         TimeFormat::EpochMs => value,
         _ => return Parsed::Wrong,
@@ -71,7 +83,7 @@ pub(super) fn text(text: &str, format: &TimeFormat, zone: Option<&TimeZone>) -> 
     let text = text.trim();
     let parsed = match format {
         TimeFormat::Rfc3339 => text.parse::<Timestamp>().ok(),
-        TimeFormat::Epoch | TimeFormat::EpochMs => {
+        TimeFormat::Epoch | TimeFormat::EpochMs | TimeFormat::Senml => {
             return text.parse().map_or(Parsed::Wrong, |value| number(value, format));
         }
         TimeFormat::Dsmr => return dsmr(text, zone),
@@ -142,6 +154,12 @@ mod tests {
             ("2026-03-29T02:30:00", "local", true, Parsed::At(1_774_747_800_000)),
             ("1777896000.5", "epoch", false, Parsed::At(1_777_896_000_500)),
             ("1777896000500", "epoch_ms", false, Parsed::At(1_777_896_000_500)),
+            ("1777896000.5", "senml", false, Parsed::At(1_777_896_000_500)),
+            ("268435456", "senml", false, Parsed::At(268_435_456_000)),
+            ("268435455.5", "senml", false, Parsed::FromArrival(268_435_455_500)),
+            ("-5.25", "senml", false, Parsed::FromArrival(-5_250)),
+            ("-268435456", "senml", false, Parsed::Wrong),
+            ("NaN", "senml", false, Parsed::Wrong),
             ("260504140000S", "dsmr", false, Parsed::At(1_777_896_000_000)),
             ("260504130000W", "dsmr", false, Parsed::At(1_777_896_000_000)),
             ("260504140000", "dsmr", true, Parsed::At(1_777_896_000_000)),

@@ -401,7 +401,8 @@ fn time(part: TimePart) -> Result<TimeRule, Fault> {
                 return fault(
                     &span,
                     format!(
-                        "time format `{word}`: expected `rfc3339`, `local`, `epoch`, `epoch_ms`, `dsmr` or a pattern with %"
+                        "time format `{word}`: expected `rfc3339`, `local`, `epoch`, `epoch_ms`, `senml`, `dsmr` or a \
+                         pattern with %"
                     ),
                 );
             }
@@ -535,8 +536,7 @@ fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
 
 fn condition(part: WhenPart, span: &Range<usize>) -> Result<Condition, Fault> {
     let words = |words: OneOrMany| words.into_vec().into_iter().map(Into::into).collect();
-    let WhenPart { path, is, not, bit, above, absent } = part;
-    match (path, is, not, bit, above, absent) {
+    match (part.path, part.is, part.not, part.bit, part.above, part.absent) {
         (Some(path), None, None, None, None, false) => Ok(Condition::Present(key_path(&path, span)?)),
         (Some(path), None, None, None, None, true) => Ok(Condition::Absent(key_path(&path, span)?)),
         (Some(path), Some(is), None, None, None, false) => Ok(Condition::Is(key_path(&path, span)?, words(is))),

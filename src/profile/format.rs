@@ -31,11 +31,12 @@ pub enum Format {
     Nmea,
     /// A DSMR P1 telegram: OBIS codes, and what is on the M-Bus below `mbus`.
     Dsmr,
-    /// Smart Message Language, as German meters send it: `server`, and `values` by OBIS code.
+    /// Smart Message Language, as German meters send it: `lists` of `server`, and `values` by OBIS code.
     Sml,
-    /// SenML (RFC 8428) in JSON or CBOR, resolved: `records` of device, time and `values`.
+    /// SenML (RFC 8428) in JSON or CBOR, resolved: `records` of device, time, name, unit and value.
     Senml,
-    /// A Sparkplug B payload: `time`, and `metrics` by name.
+    /// A Sparkplug B payload: `time`, and `metrics` of name, unit, time and value. Its topics are
+    /// `…/{group}/{message}/{device...}`.
     Sparkplug,
 }
 

@@ -7,6 +7,7 @@
 //! Invariants: a profile that is in a [`ProfileSet`] is valid, its patterns parsed; a file that is not is reported with
 //! file and line and stops nothing else. Nothing here does I/O but [`ProfileSet::load`].
 
+mod board;
 mod builtin;
 mod file;
 mod format;
@@ -21,7 +22,8 @@ use std::sync::Arc;
 
 use framing::{Framing, FramingKind};
 
-pub use builtin::FILES as BUILTIN_FILES;
+pub use board::{Board, Disk, Port};
+pub use builtin::{BOARD_FILES, FILES as BUILTIN_FILES};
 pub use format::{Binary, BinaryKind, BinaryValue, Coding, Delimited, Format, Inside, Pairs, TextPattern};
 pub use path::{NAME_BYTES_MAX, NamePattern, Path, PatternError, sanitise};
 pub use sample::{Heard, Mismatch, Sample, SampleReading, decoder, hear, run_samples, unhex};

@@ -41,6 +41,8 @@ pub struct Sample {
     pub expected: Expected,
     /// Why a part of it is refused, where readings come of the rest.
     pub error: Option<Reason>,
+    /// What it says of the device besides: whether it came or went.
+    pub state: Option<bool>,
     /// How many single values must be left out.
     pub values_rejected: usize,
     /// The line of the file where it begins is known by the byte.
@@ -130,6 +132,12 @@ impl Sample {
             }
             _ => return fault(&span, "sample: expected either `payload` or `hex`"),
         };
+        // A birth message has both.
+        let state = match part.state.as_deref() {
+            Some("online") if !part.reading.is_empty() => Some(true),
+            Some("offline") if !part.reading.is_empty() => Some(false),
+            _ => None,
+        };
         let ends = reads.iter().scan(0, |end, read| {
             *end += read.len();
             Some(*end)
@@ -145,7 +153,8 @@ impl Sample {
                 }
             },
         };
-        let expected = match (part.reading.is_empty(), part.state.as_deref(), part.expect.as_deref(), error) {
+        let alone = part.state.as_deref().filter(|_| state.is_none());
+        let expected = match (part.reading.is_empty(), alone, part.expect.as_deref(), error) {
             (false, None, None, _) => {
                 Expected::Readings(part.reading.into_iter().map(|part| reading(part, &span)).collect::<Result<_, _>>()?)
             }
@@ -158,7 +167,7 @@ impl Sample {
             _ => {
                 return fault(
                     &span,
-                    "sample: expected one of [[sample.reading]], state = \"online\" or \"offline\", \
+                    "sample: expected one of [[sample.reading]] (with or without state), state = \"online\" or \"offline\", \
                      expect = \"ignored\", \"noise\" or \"retained_without_time\", expect_error = a reason",
                 );
             }
@@ -173,6 +182,7 @@ impl Sample {
             retained: part.retained,
             error: error.filter(|_| matches!(expected, Expected::Readings(_))),
             expected,
+            state,
             values_rejected: part.values_rejected,
             at: span.start,
         })
@@ -300,6 +310,7 @@ fn framing_of<'a>(profile: &'a Profile, sample: &Sample) -> Option<&'a Framing> 
 fn run(profile: &Profile, sample: &Sample) -> Option<Mismatch> {
     let mut expected = describe_expected(&sample.expected, sample.values_rejected);
     expected.extend(sample.error.map(|reason| format!("error {}", reason.as_str())));
+    expected.extend(sample.state.map(|online| state_text(online).to_owned()));
     let found = match decoder(profile, sample.time_zone.clone()) {
         Ok(mut decoder) => describe_found(&hear(profile, &mut decoder, sample), sample),
         Err(error) => vec![error],
@@ -385,9 +396,13 @@ fn time_text(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |time| time.to_string())
 }
 
+fn state_text(online: bool) -> &'static str {
+    if online { "state online" } else { "state offline" }
+}
+
 fn describe_expected(expected: &Expected, values_rejected: usize) -> Vec<String> {
     let mut lines = match expected {
-        Expected::State(online) => vec![format!("state {}", if *online { "online" } else { "offline" })],
+        Expected::State(online) => vec![state_text(*online).to_owned()],
         Expected::Ignored => vec!["ignored".to_owned()],
         Expected::RetainedWithoutTime => vec!["retained without a time".to_owned()],
         Expected::Noise => vec!["noise".to_owned()],
@@ -447,7 +462,7 @@ fn describe_found(heard: &Heard, sample: &Sample) -> Vec<String> {
     let mut index = 0;
     for record in &batch.records {
         match record {
-            Record::State(state) => lines.push(format!("state {}", if state.online { "online" } else { "offline" })),
+            Record::State(state) => lines.push(state_text(state.online).to_owned()),
             Record::Reading(reading) => {
                 let wanted = match expected {
                     Expected::Readings(readings) => readings.get(index),

@@ -5,6 +5,10 @@
 
 pub(super) mod binary;
 pub(super) mod dsmr;
+mod protobuf;
+pub(super) mod senml;
+pub(super) mod sml;
+pub(super) mod sparkplug;
 pub(super) mod text;
 
 use super::doc::Doc;
