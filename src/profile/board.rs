@@ -199,7 +199,7 @@ impl Board {
             ));
             return;
         }
-        let fits = |own: &Port| own.port.parse::<Glob>().is_ok_and(|glob| glob.matches(&text));
+        let fits = |own: &Port| own.port.parse::<Glob>().is_ok_and(|glob| glob.is_match(&text));
         let is_own = text.starts_with("/dev/tty") || text.starts_with("/dev/serial") && !text.contains("/by-");
         if is_own && !self.serial.iter().any(fits) {
             let own: Vec<&str> = self.serial.iter().map(|port| port.port.as_str()).collect();
