@@ -62,6 +62,12 @@ counts! {
     FramesDropped = "frames_dropped_total", "source";
     /// Serial frames dropped because they were longer than the limit.
     FramesTooLong = "frames_too_long_total", "source";
+    /// Requests that a polled device did not answer in time, by source and address.
+    UnitTimeouts = "unit_timeouts_total", "unit";
+    /// Requests after which a polled device was heard, but no whole answer with a right checksum came, by source and address.
+    UnitDamaged = "unit_damaged_total", "unit";
+    /// Requests that a polled device refused (Modbus exceptions), by source and address.
+    UnitExceptions = "unit_exceptions_total", "unit";
     /// Inputs that could not become a reading, by reason.
     Rejected = "rejected_total", "reason";
     /// Rejected inputs that were only counted: their source had sent too many dead letters for that reason.

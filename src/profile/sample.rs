@@ -10,8 +10,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::{Fault, fault};
-use super::{Profile, ProfileSet, Transport};
-use crate::config::{Mqtt, MqttVersion, ProfileUse, Retained, Serial};
+use super::{Profile, ProfileSet, Transport, registers};
+use crate::config::{Modbus, ModbusUnit, Mqtt, MqttVersion, ProfileUse, Retained, Serial};
 use crate::decode::{Decoder, Outcome};
 use crate::reading::{Batch, Frame, Reason, Record, Stamp, TimeQuality, Value};
 
@@ -69,6 +69,7 @@ pub(super) struct SamplePart {
     topic: Option<String>,
     payload: Option<String>,
     hex: Option<String>,
+    registers: Option<toml::Table>,
     time_zone: Option<String>,
     #[serde(default)]
     retained: bool,
@@ -93,13 +94,17 @@ impl Sample {
     pub(super) fn build(part: Spanned<SamplePart>) -> Result<Self, Fault> {
         let span = part.span();
         let part = part.into_inner();
-        let payload = match (part.payload, part.hex) {
-            (Some(text), None) => text.into_bytes(),
-            (None, Some(hex)) => match unhex(&hex) {
+        let payload = match (part.payload, part.hex, part.registers) {
+            (None, None, Some(blocks)) => match registers::sample_frame(&blocks) {
+                Ok(frame) => frame,
+                Err(message) => return fault(&span, format!("sample: {message}")),
+            },
+            (Some(text), None, None) => text.into_bytes(),
+            (None, Some(hex), None) => match unhex(&hex) {
                 Some(bytes) => bytes,
                 None => return fault(&span, "sample: expected pairs of hexadecimal digits in `hex`"),
             },
-            _ => return fault(&span, "sample: expected either `payload` or `hex`"),
+            _ => return fault(&span, "sample: expected one of `payload`, `hex` and `registers`"),
         };
         let expected =
             match (part.reading.is_empty(), part.state.as_deref(), part.expect.as_deref(), &part.expect_error) {
@@ -163,7 +168,7 @@ fn reading(part: ReadingPart, span: &Range<usize>) -> Result<SampleReading, Faul
     Ok(SampleReading { device: part.device, time_ms, values })
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
+pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     if digits.len().is_multiple_of(2) { digits.chunks(2).map(pair).collect() } else { None }
@@ -200,7 +205,7 @@ fn run(profile: &Profile, sample: &Sample) -> Option<Mismatch> {
         Ok(mut decoder) => {
             let mut batch = Batch::default();
             let frame = Frame {
-                origin: sample.topic.as_deref().unwrap_or("sample"),
+                origin: sample.topic.as_deref().unwrap_or(origin(&profile.transport)),
                 payload: &sample.payload,
                 retained: sample.retained,
                 oversize: None,
@@ -218,6 +223,11 @@ fn run(profile: &Profile, sample: &Sample) -> Option<Mismatch> {
     Some(Mismatch { sample: sample.name.clone(), diff: missing.chain(surplus).collect() })
 }
 
+/// Where a sample comes from that does not say it.
+fn origin(transport: &Transport) -> &'static str {
+    if matches!(transport, Transport::Modbus(_)) { "sample#1" } else { "sample" }
+}
+
 /// A decoder with this profile alone.
 fn decoder(profile: &Profile, time_zone: Option<String>) -> Result<Decoder, String> {
     let mut profiles = ProfileSet::default();
@@ -226,6 +236,7 @@ fn decoder(profile: &Profile, time_zone: Option<String>) -> Result<Decoder, Stri
     let decoder = match &profile.transport {
         Transport::Mqtt(_) => Decoder::for_mqtt(&mqtt(id, time_zone), &profiles),
         Transport::Serial(_) => Decoder::for_serial(&serial(id, time_zone), &profiles),
+        Transport::Modbus(_) => Decoder::for_modbus(&modbus(id), &profiles),
     };
     decoder.map_err(|error| error.to_string())
 }
@@ -267,6 +278,24 @@ fn serial(profile: String, time_zone: Option<String>) -> Serial {
         delimiter: None,
         frame_bytes_max: None,
         time_zone,
+    }
+}
+
+/// With one device, which is [`origin`]'s.
+fn modbus(profile: String) -> Modbus {
+    let unit = ModbusUnit { address: 1, profile, device: "sample".to_owned(), every: None, timeout: None };
+    Modbus {
+        name: "sample".to_owned(),
+        port: PathBuf::from("sample"),
+        baud: None,
+        parity: None,
+        stop_bits: None,
+        rs485: false,
+        every: None,
+        timeout: None,
+        retries: 0,
+        pause: Duration::ZERO,
+        units: vec![unit],
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub(super) mod binary;
 pub(super) mod dsmr;
+pub(super) mod registers;
 pub(super) mod text;
 
 use super::doc::Doc;
