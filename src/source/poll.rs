@@ -51,7 +51,11 @@ impl Asker {
         if self.due > now {
             return None;
         }
-        self.due = (self.due + self.poll.every).max(now);
+        self.due += self.poll.every;
+        if self.due <= now {
+            // It is late by a whole round: those that were missed are left out.
+            self.due = now + self.poll.every;
+        }
         self.awaited = Some(now + self.poll.timeout);
         Some(Turn::Ask)
     }

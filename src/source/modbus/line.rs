@@ -109,6 +109,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bus<S> {
             }
         }
         self.noise += self.heard.len() as u64;
+        // The silence in which a late answer may come begins here, not with the request.
+        self.last = clock::instant();
         Ok(if self.heard.is_empty() { Outcome::Silent } else { Outcome::Damaged })
     }
 
