@@ -71,14 +71,14 @@ const PZEM: (u8, &str) = (2, "peacefair/pzem-004t-v3");
 fn sdm120() -> Value {
     json!({
         "voltage": 230.2, "current": 1.5, "power": -345.25, "apparent_power": 352.3, "reactive_power": 12.25,
-        "power_factor": -0.98, "frequency": 50.02, "energy_import": 1234.567, "energy_export": 4.75, "energy": 1247.0,
+        "power_factor": -0.98, "frequency": 50.02, "energy": 1234.567, "returned_energy": 4.75, "energy_absolute": 1247.0,
     })
 }
 
 fn pzem() -> Value {
     json!({
         "voltage": 230.2, "current": 8.69, "power": 2000.5, "energy": 1.234, "frequency": 50.0, "power_factor": 1.0,
-        "power_alarm": false,
+        "alarm": false,
     })
 }
 
@@ -168,7 +168,7 @@ fn every_kind_of_value_on_one_line_with_a_device_that_is_dead() {
                 "coil_3": true, "coil_19": false, "discrete_7": true,
             }),
         ),
-        ("line-254", json!({ "co2": 400.0, "fatal_error": false, "out_of_range": false })),
+        ("line-254", json!({ "co2": 400.0, "alarm": false })),
     ] {
         let readings = of(&records, "reading", device);
         readings.iter().for_each(|reading| assert_values(reading, &expected));
