@@ -64,6 +64,12 @@ counts! {
     FramesTooLong = "frames_too_long_total", "source";
     /// Serial frames dropped because their checksum was wrong.
     ChecksumErrors = "checksum_errors_total", "source";
+    /// Requests that a polled device did not answer in time, by source and address.
+    UnitTimeouts = "unit_timeouts_total", "unit";
+    /// Requests after which a polled device was heard, but no whole answer with a right checksum came, by source and address.
+    UnitDamaged = "unit_damaged_total", "unit";
+    /// Requests that a polled device refused (Modbus exceptions), by source and address.
+    UnitExceptions = "unit_exceptions_total", "unit";
     /// Inputs that could not become a reading, by reason.
     Rejected = "rejected_total", "reason";
     /// Rejected inputs that were only counted: their source had sent too many dead letters for that reason.

@@ -8,7 +8,7 @@ use crate::decode::{Decoder, Outcome, Rejection};
 use crate::outbox::KnownReceipts;
 use crate::pipeline::Pipeline;
 use crate::print::Printer;
-use crate::reading::{Batch, DeadLetter, Frame, Frames, Name, Reason, Receipt, Record, Stage, Stamp};
+use crate::reading::{Batch, DeadLetter, DeviceState, Frame, Frames, Name, Reason, Receipt, Record, Stage, Stamp};
 
 /// Dead letters that one source may append for one reason before the rest is only counted: this many at once …
 const DEAD_LETTER_BURST: u32 = 20;
@@ -110,6 +110,20 @@ impl Intake {
         match &self.sink {
             Sink::Pipeline(pipeline) => pipeline.append(&mut self.batch, self.session.as_ref(), receipts),
             Sink::Print(printer) => printer.print(frames, &mut self.batch),
+        }
+    }
+
+    /// Takes a state of a device that the source itself found out. Gives a number as [`Intake::accept`].
+    pub fn state(&mut self, device: &Name, profile: &Name, online: bool, received: Stamp) -> u64 {
+        let state = DeviceState { device: Arc::clone(device), profile: Arc::clone(profile), online, received };
+        self.batch.records.push(Record::State(Box::new(state)));
+        if !received.trusted {
+            self.counters.add(Count::ReceivedUntrusted, crate::clock::doubt().as_str(), 1);
+        }
+        self.counts.states.add(1);
+        match &self.sink {
+            Sink::Pipeline(pipeline) => pipeline.append(&mut self.batch, self.session.as_ref(), &[]),
+            Sink::Print(printer) => printer.print(&Frames::new(received), &mut self.batch),
         }
     }
 

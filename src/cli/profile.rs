@@ -149,6 +149,7 @@ fn transport(profile: &Profile) -> &'static str {
     match profile.transport {
         Transport::Mqtt(_) => "mqtt",
         Transport::Serial(_) => "serial",
+        Transport::Modbus(_) => "modbus",
     }
 }
 

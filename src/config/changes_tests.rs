@@ -15,6 +15,11 @@ password = { env = "PASSWORD" }
 [serial.meter]
 port = "/dev/ttyUSB0"
 profile = "generic/json-line"
+[modbus.line]
+port = "/dev/ttyUSB7"
+[[modbus.line.unit]]
+address = 1
+profile = "eastron/sdm120"
 [[window]]
 every = "1m"
 [outbox]
@@ -49,6 +54,7 @@ fn each_change_is_found_and_nothing_else() {
     check("[mqtt.home]", "[mqtt.house]", "mqtt.house added, mqtt.home removed");
     check("ttyUSB0", "ttyUSB1", "serial.meter changed");
     check("[[window]]", "[serial.b]\nport = \"/dev/b\"\nprofile = \"generic/json-line\"\n[[window]]", "serial.b added");
+    check("address = 1", "address = 2", "modbus.line changed");
     check("[serial.meter]\nport = \"/dev/ttyUSB0\"\nprofile = \"generic/json-line\"\n", "", "serial.meter removed");
     check("k:9092", "l:9092", "the way to Kafka changed");
     check("reading = \"r\"", "reading = \"s\"", "the way to Kafka changed");
@@ -82,6 +88,7 @@ fn a_secret_and_a_profile_concern_those_who_use_them() {
     let changed = |changed: &'static str| Changes::between(&old, &old, &|id| id == changed).to_string();
     assert_eq!(changed("tasmota"), "mqtt.home changed");
     assert_eq!(changed("generic/json-line"), "serial.meter changed");
+    assert_eq!(changed("eastron/sdm120"), "modbus.line changed");
     assert_eq!(changed("zigbee2mqtt"), "nothing has changed");
 }
 

@@ -216,15 +216,22 @@ fn config(root: &Section<'_>, purpose: Purpose) -> Config {
     let mqtt: Vec<_> = mqtt_section.named().into_iter().map(|(name, at)| (sources::mqtt(&name, &at), at)).collect();
     let serial: Vec<_> =
         serial_section.named().into_iter().map(|(name, at)| (sources::serial(&name, &at), at)).collect();
-    sources::between(&mqtt, &serial);
+    let modbus_section = root.section("modbus");
+    let modbus: Vec<_> =
+        modbus_section.named().into_iter().map(|(name, at)| (sources::modbus(&name, &at), at)).collect();
+    sources::between(&mqtt, &serial, &modbus);
     if matches!(purpose, Purpose::Replay | Purpose::Outbox) {
         // The rules alone are enough.
-    } else if !root.has("mqtt") && !root.has("serial") {
-        let message = "nothing to collect: expected at least one table [mqtt.NAME] or [serial.NAME]".to_owned();
-        root.cx.note(None, "", message, None);
-    } else if mqtt_section.is_empty() && serial_section.is_empty() {
-        let head = if root.has("mqtt") { &mqtt_section } else { &serial_section };
-        head.problem_here("nothing to collect: expected at least one table [mqtt.NAME] or [serial.NAME]".to_owned());
+    } else if [&mqtt_section, &serial_section, &modbus_section].iter().all(|section| section.is_empty()) {
+        let message =
+            "nothing to collect: expected at least one table [mqtt.NAME], [serial.NAME] or [modbus.NAME]".to_owned();
+        match [("mqtt", &mqtt_section), ("serial", &serial_section), ("modbus", &modbus_section)]
+            .into_iter()
+            .find(|(key, _)| root.has(key))
+        {
+            Some((_, head)) => head.problem_here(message),
+            None => root.cx.note(None, "", message, None),
+        }
     }
     let mut rules = rules::rules(root);
     let outbox = sinks::outbox(&root.section("outbox"));
@@ -235,6 +242,7 @@ fn config(root: &Section<'_>, purpose: Purpose) -> Config {
         gateway,
         mqtt: mqtt.into_iter().map(|(source, _)| source).collect(),
         serial: serial.into_iter().map(|(source, _)| source).collect(),
+        modbus: modbus.into_iter().map(|(source, _)| source).collect(),
         rules,
         outbox,
         kafka,

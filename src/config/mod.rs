@@ -24,7 +24,7 @@ mod units;
 mod values;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use changes::Changes;
@@ -49,6 +49,8 @@ pub struct Config {
     pub mqtt: Vec<Mqtt>,
     /// The serial ports, by name.
     pub serial: Vec<Serial>,
+    /// The Modbus lines, by name.
+    pub modbus: Vec<Modbus>,
     /// What happens to readings on the device.
     pub rules: Rules,
     /// The buffer on disk.
@@ -238,6 +240,57 @@ pub struct Serial {
     pub frame_bytes_max: Option<usize>,
     /// The IANA time zone of payload times that have none.
     pub time_zone: Option<String>,
+}
+
+/// `[modbus.NAME]`. What is `None` comes from the profiles, and from the defaults (9600 8N1, every 10 s, 500 ms) where they
+/// are silent too.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Modbus {
+    /// `modbus.NAME`, as it stands in counters and dead letters.
+    pub name: String,
+    /// The device file, best one below `/dev/serial/by-id`.
+    pub port: PathBuf,
+    /// Bits a second.
+    pub baud: Option<u32>,
+    /// Parity.
+    pub parity: Option<Parity>,
+    /// 1 or 2.
+    pub stop_bits: Option<u8>,
+    /// Whether the kernel is asked to switch the direction of an RS-485 transceiver.
+    pub rs485: bool,
+    /// How often each unit is asked.
+    pub every: Option<Duration>,
+    /// How long an answer may take after the request is on the wire.
+    pub timeout: Option<Duration>,
+    /// How often a request is sent again that was not answered.
+    pub retries: u8,
+    /// How long the line is silent before each request; never shorter than three and a half characters.
+    pub pause: Duration,
+    /// The devices on it.
+    pub units: Vec<ModbusUnit>,
+}
+
+/// `[[modbus.NAME.unit]]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModbusUnit {
+    /// Its address on the line: 1 to 247, or one of the reserved ones up to 254 to which some devices answer whoever they are.
+    pub address: u8,
+    /// Its profile.
+    pub profile: String,
+    /// The device's name in readings; `NAME-ADDRESS` unless set.
+    pub device: String,
+    /// How often it is asked.
+    pub every: Option<Duration>,
+    /// How long its answers may take.
+    pub timeout: Option<Duration>,
+}
+
+impl ModbusUnit {
+    /// What its frames come from: the port and its address.
+    #[must_use]
+    pub fn origin(&self, port: &Path) -> String {
+        format!("{}#{}", port.display(), self.address)
+    }
 }
 
 /// `[[filter]]`, `[[window]]` and `[limits]`

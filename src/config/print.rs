@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::secret::Origin;
 use super::units::{escape, format_duration, format_size};
 use super::{
-    Alarm, ClockTrust, Compression, Filter, FilterAction, Format, Kafka, Layout, Loaded, Mqtt, MqttVersion, Outbox,
-    Parity, Persist, Retained, Rules, Select, Serial, Timestamp, Tls, Window, WindowAlarm, sinks, values,
+    Alarm, ClockTrust, Compression, Filter, FilterAction, Format, Kafka, Layout, Loaded, Modbus, Mqtt, MqttVersion,
+    Outbox, Parity, Persist, Retained, Rules, Select, Serial, Timestamp, Tls, Window, WindowAlarm, sinks, values,
 };
 use crate::reading::Value;
 
@@ -109,6 +109,9 @@ impl Loaded {
         }
         for source in &self.config.serial {
             serial(&mut page, source);
+        }
+        for source in &self.config.modbus {
+            modbus(&mut page, source);
         }
         rules(&mut page, &self.config.rules);
         self.outbox(&mut page, &self.config.outbox);
@@ -251,6 +254,45 @@ impl Loaded {
     }
 }
 
+fn parity(parity: Parity) -> &'static str {
+    match parity {
+        Parity::None => "none",
+        Parity::Odd => "odd",
+        Parity::Even => "even",
+    }
+}
+
+fn modbus(page: &mut Page, modbus: &Modbus) {
+    page.head(&modbus.name);
+    page.path("port", &modbus.port);
+    // What is left out here comes from the profiles.
+    if let Some(baud) = modbus.baud {
+        page.line("baud", baud);
+    }
+    page.optional("parity", modbus.parity.map(parity));
+    if let Some(bits) = modbus.stop_bits {
+        page.line("stop_bits", bits);
+    }
+    page.line("rs485", modbus.rs485);
+    let asking = |page: &mut Page, every: Option<Duration>, timeout: Option<Duration>| {
+        for (key, duration) in [("every", every), ("timeout", timeout)] {
+            if let Some(duration) = duration {
+                page.duration(key, duration);
+            }
+        }
+    };
+    asking(page, modbus.every, modbus.timeout);
+    page.line("retries", modbus.retries);
+    page.duration("pause", modbus.pause);
+    for unit in &modbus.units {
+        page.head(&format!("[{}.unit]", modbus.name));
+        page.line("address", unit.address);
+        page.text("profile", &unit.profile);
+        page.text("device", &unit.device);
+        asking(page, unit.every, unit.timeout);
+    }
+}
+
 fn serial(page: &mut Page, serial: &Serial) {
     page.head(&serial.name);
     page.path("port", &serial.port);
@@ -263,12 +305,7 @@ fn serial(page: &mut Page, serial: &Serial) {
     if let Some(bits) = serial.data_bits {
         page.line("data_bits", bits);
     }
-    let parity = serial.parity.map(|parity| match parity {
-        Parity::None => "none",
-        Parity::Odd => "odd",
-        Parity::Even => "even",
-    });
-    page.optional("parity", parity);
+    page.optional("parity", serial.parity.map(parity));
     if let Some(bits) = serial.stop_bits {
         page.line("stop_bits", bits);
     }

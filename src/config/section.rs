@@ -164,9 +164,10 @@ impl<'a> Section<'a> {
     /// The tables of an array of tables, each `[[key]]` in the file.
     pub(super) fn tables(&self, key: &'static str) -> Vec<Self> {
         let Some(field) = self.get(key) else { return Vec::new() };
-        let expected = format!("tables, each headed [[{key}]]");
+        let head = format!("[[{}]]", join(&self.path, key));
+        let expected = format!("tables, each headed {head}");
         if field.is_table() {
-            field.unexpected(&expected, Some(format!("write its head in double brackets: [[{key}]]")));
+            field.unexpected(&expected, Some(format!("write its head in double brackets: {head}")));
             return Vec::new();
         }
         field.array(&expected).into_iter().flatten().map(|item| item.section()).collect()

@@ -1,4 +1,4 @@
-//! `[gateway]`, `[mqtt.NAME]` and `[serial.NAME]`: their keys, defaults and bounds.
+//! `[gateway]`, `[mqtt.NAME]`, `[serial.NAME]` and `[modbus.NAME]`: their keys, defaults and bounds.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use super::field::{Field, clip_path};
 use super::section::Section;
-use super::{ClockTrust, Gateway, Mqtt, MqttVersion, Parity, ProfileUse, Retained, Serial, Tls, secret, units, values};
+use super::{
+    ClockTrust, Gateway, Modbus, ModbusUnit, Mqtt, MqttVersion, Parity, ProfileUse, Retained, Serial, Tls, secret,
+    units, values,
+};
 
 const LABELS_MAX: usize = 32;
 const KIB: u64 = 1 << 10;
@@ -239,7 +242,7 @@ pub(super) fn serial(name: &str, section: &Section<'_>) -> Serial {
         device: section.checked("device", values::printable(128)).unwrap_or_else(|| name.to_owned()),
         baud: section.integer("baud", 50..=4_000_000),
         data_bits: section.integer("data_bits", 5..=8),
-        parity: section.choice("parity", &[("none", Parity::None), ("odd", Parity::Odd), ("even", Parity::Even)]),
+        parity: parity(section),
         stop_bits: section.integer("stop_bits", 1..=2),
         delimiter,
         frame_bytes_max,
@@ -247,6 +250,62 @@ pub(super) fn serial(name: &str, section: &Section<'_>) -> Serial {
     };
     section.finish();
     serial
+}
+
+fn parity(section: &Section<'_>) -> Option<Parity> {
+    section.choice("parity", &[("none", Parity::None), ("odd", Parity::Odd), ("even", Parity::Even)])
+}
+
+/// `[modbus.NAME]`
+pub(super) fn modbus(name: &str, section: &Section<'_>) -> Modbus {
+    let tables = section.tables("unit");
+    let units: Vec<_> = tables.iter().map(|table| modbus_unit(name, table)).collect();
+    if !section.has("unit") {
+        let message = "missing: expected the devices on this line, each headed [[modbus.NAME.unit]]".to_owned();
+        section.problem_at("unit", message, None);
+    }
+    for (index, (unit, table)) in units.iter().zip(&tables).enumerate() {
+        let before = &units[..index];
+        if unit.address != 0 && before.iter().any(|other| other.address == unit.address) {
+            let message = format!("{} is the address of another unit on this line already", unit.address);
+            table.problem_with("address", message);
+        }
+        if before.iter().any(|other| other.device == unit.device) {
+            let message = format!("\"{}\" is the name of another unit on this line already", units::clip(&unit.device));
+            table.problem_with("device", message);
+        }
+    }
+    let modbus = Modbus {
+        name: format!("modbus.{name}"),
+        port: port(section),
+        baud: section.integer("baud", 50..=4_000_000),
+        parity: parity(section),
+        stop_bits: section.integer("stop_bits", 1..=2),
+        rs485: section.boolean("rs485").unwrap_or(false),
+        every: section.duration("every", ms(100)..=DAY),
+        timeout: section.duration("timeout", ms(20)..=secs(10)),
+        retries: section.integer("retries", 0..=10).unwrap_or(2),
+        pause: section.duration("pause", ms(0)..=secs(1)).unwrap_or(ms(0)),
+        units,
+    };
+    section.finish();
+    modbus
+}
+
+fn modbus_unit(name: &str, section: &Section<'_>) -> ModbusUnit {
+    let address = section.require("address", "1 to 254").and_then(|field| field.integer(1..=254)).unwrap_or(0);
+    let unit = ModbusUnit {
+        address,
+        profile: section
+            .require("profile", "the id of a profile")
+            .and_then(|field| field.checked(values::profile_id))
+            .unwrap_or_default(),
+        device: section.checked("device", values::printable(128)).unwrap_or_else(|| format!("{name}-{address}")),
+        every: section.duration("every", ms(100)..=DAY),
+        timeout: section.duration("timeout", ms(20)..=secs(10)),
+    };
+    section.finish();
+    unit
 }
 
 /// The device file: an absolute path, because it is not beside the configuration. It need not exist.
@@ -262,7 +321,11 @@ fn port(section: &Section<'_>) -> PathBuf {
 }
 
 /// What is wrong between sources: two that would throw each other off one broker, or read one port.
-pub(super) fn between(mqtt: &[(Mqtt, Section<'_>)], serial: &[(Serial, Section<'_>)]) {
+pub(super) fn between(
+    mqtt: &[(Mqtt, Section<'_>)],
+    serial: &[(Serial, Section<'_>)],
+    modbus: &[(Modbus, Section<'_>)],
+) {
     for (index, (source, section)) in mqtt.iter().enumerate() {
         let same = |other: &Mqtt| {
             other.client_id.is_some()
@@ -276,11 +339,13 @@ pub(super) fn between(mqtt: &[(Mqtt, Section<'_>)], serial: &[(Serial, Section<'
             section.problem_with("client_id", message);
         }
     }
-    for (index, (source, section)) in serial.iter().enumerate() {
-        let same = |other: &Serial| other.port == source.port && !source.port.as_os_str().is_empty();
-        if let Some((other, _)) = serial[..index].iter().find(|(other, _)| same(other)) {
-            let message = format!("`{}` reads {} already", other.name, clip_path(&source.port));
-            section.problem_with("port", message);
+    let serial = serial.iter().map(|(source, section)| (&source.name, &source.port, section));
+    let modbus = modbus.iter().map(|(source, section)| (&source.name, &source.port, section));
+    let ports: Vec<_> = serial.chain(modbus).collect();
+    for (index, (_, port, section)) in ports.iter().enumerate() {
+        let same = |other: &PathBuf| other == *port && !port.as_os_str().is_empty();
+        if let Some((other, ..)) = ports[..index].iter().find(|(_, other, _)| same(other)) {
+            section.problem_with("port", format!("`{other}` reads {} already", clip_path(port)));
         }
     }
 }

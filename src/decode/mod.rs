@@ -20,7 +20,7 @@ use jiff::tz::TimeZone;
 pub use extract::{FIELDS_MAX, TEXT_BYTES_MAX};
 pub use time::TimeFormat;
 
-use crate::config::{Mqtt, Serial};
+use crate::config::{Modbus, Mqtt, Serial};
 use crate::counters::{Count, Counter, Counters};
 use crate::profile::{Format, KeyPath, PatternError, Profile, ProfileSet, TimeRule, Transport, UnknownProfile};
 use crate::reading::{
@@ -99,7 +99,7 @@ pub enum DecoderError {
         /// The profile, with the nearest known one.
         error: UnknownProfile,
     },
-    /// The profile is for the other kind of source.
+    /// The profile is for another kind of source.
     #[error("{origin}: the profile `{profile}` is for {expected} sources; use it there, or choose another one")]
     WrongTransport {
         /// The source.
@@ -148,12 +148,7 @@ impl Decoder {
         for used in &settings.profiles {
             let profile = find(profiles, &used.id, &settings.name)?;
             let Transport::Mqtt(topics) = &profile.transport else {
-                let origin = settings.name.clone();
-                return Err(DecoderError::WrongTransport {
-                    origin,
-                    profile: Arc::clone(&profile.id),
-                    expected: "serial",
-                });
+                return Err(wrong_transport(&settings.name, &profile));
             };
             routes.add(&settings.name, &profile.id, topics, used)?;
             extractors.push(Extractor::new(profile));
@@ -165,11 +160,30 @@ impl Decoder {
     pub fn for_serial(settings: &Serial, profiles: &ProfileSet) -> Result<Self, DecoderError> {
         let profile = find(profiles, &settings.profile, &settings.name)?;
         let Transport::Serial(_) = &profile.transport else {
-            let origin = settings.name.clone();
-            return Err(DecoderError::WrongTransport { origin, profile: Arc::clone(&profile.id), expected: "MQTT" });
+            return Err(wrong_transport(&settings.name, &profile));
         };
         let routes = Routes::one_device(Arc::from(settings.device.as_str()));
         Self::new(vec![Extractor::new(profile)], routes, settings.time_zone.as_deref(), &settings.name)
+    }
+
+    /// A decoder for the devices of a Modbus: a frame's origin is the [`ModbusUnit::origin`](crate::config::ModbusUnit::origin)
+    /// of the device that it came from.
+    pub fn for_modbus(settings: &Modbus, profiles: &ProfileSet) -> Result<Self, DecoderError> {
+        let mut extractors: Vec<Extractor> = Vec::new();
+        let mut units = Vec::new();
+        for unit in &settings.units {
+            let profile = find(profiles, &unit.profile, &settings.name)?;
+            if !matches!(profile.transport, Transport::Modbus(_)) {
+                return Err(wrong_transport(&settings.name, &profile));
+            }
+            let known = extractors.iter().position(|extractor| extractor.profile().id == profile.id);
+            let index = known.unwrap_or_else(|| {
+                extractors.push(Extractor::new(profile));
+                extractors.len() - 1
+            });
+            units.push((unit.origin(&settings.port), index, Arc::from(unit.device.as_str())));
+        }
+        Self::new(extractors, Routes::devices(units), None, &settings.name)
     }
 
     fn new(extractors: Vec<Extractor>, routes: Routes, zone: Option<&str>, origin: &str) -> Result<Self, DecoderError> {
@@ -364,6 +378,7 @@ impl Decoder {
             Format::Binary(rules) => formats::binary::binary(frame.payload, rules, doc),
             Format::Nmea => formats::text::nmea(text, doc),
             Format::Dsmr => formats::dsmr::dsmr(text, doc),
+            Format::Registers(rules) => formats::registers::registers(frame.payload, rules, doc),
             Format::Sml => formats::sml::sml(frame.payload, doc),
             Format::Senml => formats::senml::senml(frame.payload, &mut self.inner, doc),
         };
@@ -638,6 +653,15 @@ fn event_time(rule: &TimeRule, place: Place<'_>, zone: Option<&TimeZone>) -> Res
         Some(Parsed::NoZone) => Ok(None),
         Some(Parsed::Wrong) | None => Err(()),
     }
+}
+
+fn wrong_transport(origin: &str, profile: &Profile) -> DecoderError {
+    let expected = match profile.transport {
+        Transport::Mqtt(_) => "MQTT",
+        Transport::Serial(_) => "serial",
+        Transport::Modbus(_) => "Modbus",
+    };
+    DecoderError::WrongTransport { origin: origin.to_owned(), profile: Arc::clone(&profile.id), expected }
 }
 
 fn find(profiles: &ProfileSet, id: &str, origin: &str) -> Result<Arc<Profile>, DecoderError> {

@@ -49,6 +49,15 @@ impl Routes {
         Self { only: Some(Route::Readings { profile: 0, device, captures: Arc::default() }), ..Self::default() }
     }
 
+    /// Frames of devices that are known beforehand: the origin of each, its profile and its name.
+    pub(super) fn devices(devices: impl IntoIterator<Item = (String, usize, Name)>) -> Self {
+        let route = |(origin, profile, device): (String, usize, Name)| {
+            (origin.into_boxed_str(), Route::Readings { profile, device, captures: Captures::default() })
+        };
+        // Nothing is worked out without patterns, so these are never forgotten.
+        Self { known: devices.into_iter().map(route).collect(), ..Self::default() }
+    }
+
     pub(super) fn is_serial(&self) -> bool {
         self.only.is_some()
     }

@@ -13,9 +13,9 @@ use crate::config::{self, Config};
 use crate::counters::Counters;
 use crate::decode::{Decoder, DecoderError};
 use crate::intake::{Intake, Sink};
-use crate::profile::ProfileSet;
 use crate::profile::framing::Framing;
-use crate::source::{mqtt, serial};
+use crate::profile::{Poll, ProfileSet};
+use crate::source::{modbus, mqtt, serial};
 use crate::status::Links;
 
 /// All sources of a gateway.
@@ -47,7 +47,8 @@ struct Subscribed {
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
     mqtt: Vec<(config::Mqtt, String, Decoder)>,
-    serial: Vec<(config::Serial, Framing, Decoder)>,
+    serial: Vec<(config::Serial, Framing, Option<Poll>, Decoder)>,
+    modbus: Vec<(config::Modbus, ProfileSet, Decoder)>,
 }
 
 impl Sources {
@@ -76,14 +77,20 @@ impl Sources {
             // The decoder has found the profile.
             let resolved = profiles.resolve(settings).unwrap_or_else(|_| settings.clone());
             let framing = profiles.framing(settings).unwrap_or_default();
-            prepared.serial.push((resolved, framing, decoder));
+            prepared.serial.push((resolved, framing, profiles.poll(&settings.profile), decoder));
+        }
+        for settings in config.modbus.iter().filter(|settings| wanted(&settings.name)) {
+            let decoder = Decoder::for_modbus(settings, profiles)?;
+            // A setup that is fit to run has no conflict.
+            let resolved = profiles.resolve_modbus(settings).unwrap_or_else(|_| settings.clone());
+            prepared.modbus.push((resolved, profiles.clone(), decoder));
         }
         Ok(prepared)
     }
 
     /// Starts them. `before` is what [`Sources::stop`] gave of those that ran under their names.
     pub(crate) fn start(&mut self, prepared: Prepared, before: &Stopped) {
-        let Prepared { mqtt, serial } = prepared;
+        let Prepared { mqtt, serial, modbus } = prepared;
         for (settings, client_id, decoder) in mqtt {
             let session = format!("{}/{client_id}", settings.name);
             let decoder = decoder.counting(&self.counters);
@@ -99,13 +106,23 @@ impl Sources {
             let task = self.tasks.spawn(source).id();
             self.running.insert(name, Running { stop, task, subscribed: Some(subscribed) });
         }
-        for (settings, framing, decoder) in serial {
+        for (settings, framing, poll, decoder) in serial {
             let decoder = decoder.counting(&self.counters);
             let intake = Intake::new(&settings.name, None, decoder, self.sink.clone(), &self.counters);
             let link = self.links.link(&settings.name);
             let (stop, stopped) = watch::channel(false);
             let (name, counters) = (settings.name.clone(), self.counters.clone());
-            let source = async move { serial::run(settings, framing, intake, link, &counters, stopped).await };
+            let source = async move { serial::run(settings, framing, poll, intake, link, &counters, stopped).await };
+            let task = self.tasks.spawn(source).id();
+            self.running.insert(name, Running { stop, task, subscribed: None });
+        }
+        for (settings, profiles, decoder) in modbus {
+            let decoder = decoder.counting(&self.counters);
+            let intake = Intake::new(&settings.name, None, decoder, self.sink.clone(), &self.counters);
+            let link = self.links.link(&settings.name);
+            let (stop, stopped) = watch::channel(false);
+            let name = settings.name.clone();
+            let source = modbus::run(settings, profiles, intake, link, self.counters.clone(), stopped);
             let task = self.tasks.spawn(source).id();
             self.running.insert(name, Running { stop, task, subscribed: None });
         }

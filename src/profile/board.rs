@@ -222,7 +222,7 @@ mod tests {
 
     fn misfits(board: &str, more: &str) -> Vec<String> {
         let text = format!(
-            "[gateway]\nid = \"g\"\n{more}\n[mqtt.a]\nhost = \"h\"\nprofiles = [\"tasmota\"]\n[kafka]\nbrokers = [\"k:9092\"]\n"
+            "[gateway]\nid = \"g\"\n{more}\n[mqtt.a]\nurl = \"mqtt://h\"\nprofiles = [\"tasmota\"]\n[kafka]\nbrokers = [\"k:9092\"]\n"
         );
         let config = Loaded::parse(&text, Path::new("t.toml"), Purpose::Run, &|_| None).unwrap().config;
         Board::find(board).unwrap().misfits(&config)

@@ -4,20 +4,25 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::format::{self, BinaryPart, DelimitedPart, InsidePart, PairsPart, Parts, RegexPart};
+use super::format::{self, BinaryPart, DelimitedPart, Format, InsidePart, PairsPart, Parts, RegexPart};
+use super::registers::{ModbusPart, RegistersPart, bus_settings, duration};
 use super::{
-    Condition, Convert, FieldRule, KeyPath, LineSettings, NamePattern, Part, Path, PatternError, Profile, ProfileError,
-    Sample, StateRule, TimeRule, Topics, Transport, UnitRule, ValueType, framing, sample,
+    Condition, Convert, FieldRule, KeyPath, LineSettings, NamePattern, Part, Path, PatternError, Poll, Profile,
+    ProfileError, Sample, StateRule, TimeRule, Topics, Transport, UnitRule, ValueType, framing, sample,
 };
 use crate::config::Parity;
 use crate::decode::TimeFormat;
 use crate::profile::TopicPattern;
 use crate::reading::MeasurementKind;
+
+/// The longest request of a device that is asked.
+const POLL_BYTES_MAX: usize = 256;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,6 +36,8 @@ struct ProfileFile {
     serial: Option<Spanned<SerialPart>>,
     framing: Option<Spanned<framing::FramingPart>>,
     checksum: Option<Spanned<framing::ChecksumPart>>,
+    modbus: Option<Spanned<ModbusPart>>,
+    poll: Option<Spanned<PollPart>>,
     delimited: Option<Spanned<DelimitedPart>>,
     pairs: Option<Spanned<PairsPart>>,
     regex: Option<Spanned<RegexPart>>,
@@ -38,6 +45,7 @@ struct ProfileFile {
     #[serde(default)]
     inside: Vec<Spanned<InsidePart>>,
     no_value: Option<Spanned<String>>,
+    registers: Option<Spanned<RegistersPart>>,
     device: Option<Spanned<OneOrMany>>,
     time: Option<TimePart>,
     #[serde(default)]
@@ -110,6 +118,15 @@ struct SerialPart {
     stop_bits: Option<u8>,
     delimiter: Option<String>,
     frame_bytes_max: Option<usize>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PollPart {
+    request: Option<String>,
+    request_hex: Option<String>,
+    every: Option<String>,
+    timeout: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -210,26 +227,50 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
     if parts.field.is_empty() && parts.part.is_empty() {
         return fault(&parts.id.span(), "expected at least one [[field]]: without one no reading comes out");
     }
-    let more = Parts { delimited: parts.delimited, pairs: parts.pairs, regex: parts.regex, binary: parts.binary };
+    let more = Parts {
+        delimited: parts.delimited,
+        pairs: parts.pairs,
+        regex: parts.regex,
+        binary: parts.binary,
+        registers: parts.registers,
+    };
     let format = format::build(&parts.format, more)?;
-    let transport = match (parts.transport.get_ref().as_str(), parts.mqtt, parts.serial) {
-        ("mqtt", Some(mqtt), None) if parts.framing.is_none() && parts.checksum.is_none() => {
-            Transport::Mqtt(topics(mqtt.into_inner())?)
-        }
-        ("serial", None, serial) => {
+    let is_registers = matches!(format, Format::Registers(_));
+    if is_registers != (parts.transport.get_ref() == "modbus") {
+        return fault(&parts.format.span(), "the format `registers` and the transport `modbus` belong together");
+    }
+    if let Some(poll) = parts.poll.as_ref().filter(|_| parts.transport.get_ref() != "serial") {
+        return fault(&poll.span(), "poll: it is for the transport `serial`");
+    }
+    if parts.transport.get_ref() != "serial"
+        && let Some(span) = [parts.framing.as_ref().map(Spanned::span), parts.checksum.as_ref().map(Spanned::span)]
+            .into_iter()
+            .flatten()
+            .next()
+    {
+        return fault(&span, "framing and checksum are for the transport `serial`");
+    }
+    let transport = match (parts.transport.get_ref().as_str(), parts.mqtt, parts.serial, parts.modbus) {
+        ("mqtt", Some(mqtt), None, None) => Transport::Mqtt(topics(mqtt.into_inner())?),
+        ("modbus", None, None, modbus) => Transport::Modbus(modbus.map(bus_settings).transpose()?.unwrap_or_default()),
+        ("serial", None, serial, None) => {
             let mut line = serial.map_or_else(|| Ok(LineSettings::default()), line_settings)?;
             *line.framing = framing::framing(&line, parts.framing, parts.checksum)?;
+            line.poll = parts.poll.map(poll).transpose()?;
             Transport::Serial(line)
         }
-        ("mqtt", None, _) => return fault(&parts.transport.span(), "expected a [mqtt] part with its topics"),
-        ("mqtt" | "serial", ..) => {
+        ("mqtt", None, None, None) => return fault(&parts.transport.span(), "expected a [mqtt] part with its topics"),
+        ("mqtt" | "serial" | "modbus", ..) => {
             return fault(
                 &parts.transport.span(),
                 "found the part of another transport: remove it, or change `transport`",
             );
         }
         (other, ..) => {
-            return fault(&parts.transport.span(), format!("transport `{other}`: expected `mqtt` or `serial`"));
+            return fault(
+                &parts.transport.span(),
+                format!("transport `{other}`: expected `mqtt`, `serial` or `modbus`"),
+            );
         }
     };
     let whole = PartPart {
@@ -385,7 +426,28 @@ fn line_settings(part: Spanned<SerialPart>) -> Result<LineSettings, Fault> {
         delimiter: part.delimiter.map(String::into_bytes),
         frame_bytes_max: part.frame_bytes_max,
         framing: Box::default(),
+        poll: None,
     })
+}
+
+fn poll(part: Spanned<PollPart>) -> Result<Poll, Fault> {
+    let span = part.span();
+    let part = part.into_inner();
+    let request = match (part.request, part.request_hex) {
+        (Some(text), None) => text.into_bytes(),
+        (None, Some(hex)) => sample::unhex(&hex).unwrap_or_default(),
+        _ => Vec::new(),
+    };
+    if !(1..=POLL_BYTES_MAX).contains(&request.len()) {
+        let expected = "one of `request` (a text) and `request_hex` (pairs of hexadecimal digits), of 1 to 256 bytes";
+        return fault(&span, format!("poll: expected {expected}"));
+    }
+    let every = duration("every", part.every, &span)?.unwrap_or(Duration::from_secs(10));
+    let timeout = duration("timeout", part.timeout, &span)?.unwrap_or(Duration::from_secs(1));
+    if timeout > every {
+        return fault(&span, "poll: expected a `timeout` that is not longer than `every`");
+    }
+    Ok(Poll { request, every, timeout })
 }
 
 fn time(part: TimePart) -> Result<TimeRule, Fault> {

@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use super::file::{Fault, OneOrMany, fault, place};
 use super::path::Path;
+use super::registers::{self, Registers, RegistersPart};
 
 /// How a frame is written.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub enum Format {
     Nmea,
     /// A DSMR P1 telegram: OBIS codes, and what is on the M-Bus below `mbus`.
     Dsmr,
+    /// Registers of a Modbus device.
+    Registers(Registers),
     /// Smart Message Language, as German meters send it: `lists` of `server`, and `values` by OBIS code.
     Sml,
     /// SenML (RFC 8428) in JSON or CBOR, resolved: `records` of device, time, name, unit and value.
@@ -44,7 +47,16 @@ impl Format {
     /// Whether bytes that are no text are an error of their own.
     #[must_use]
     pub fn is_text(&self) -> bool {
-        !matches!(self, Self::Cbor | Self::Binary(_) | Self::Sml | Self::Senml | Self::Sparkplug | Self::Pairs(_))
+        !matches!(
+            self,
+            Self::Cbor
+                | Self::Binary(_)
+                | Self::Registers(_)
+                | Self::Sml
+                | Self::Senml
+                | Self::Sparkplug
+                | Self::Pairs(_)
+        )
     }
 }
 
@@ -130,7 +142,7 @@ impl BinaryKind {
         }
     }
 
-    fn parse(word: &str) -> Option<Self> {
+    pub(super) fn parse(word: &str) -> Option<Self> {
         let number = |prefix: &str| word.strip_prefix(prefix)?.parse::<u8>().ok().filter(|number| *number > 0);
         let bytes = |prefix: &str| {
             let bits = number(prefix)?;
@@ -242,13 +254,13 @@ pub(super) struct Parts {
     pub(super) pairs: Option<Spanned<PairsPart>>,
     pub(super) regex: Option<Spanned<RegexPart>>,
     pub(super) binary: Option<Spanned<BinaryPart>>,
+    pub(super) registers: Option<Spanned<RegistersPart>>,
 }
 
-const FORMATS: &str =
-    "`json`, `cbor`, `plain`, `delimited`, `pairs`, `regex`, `binary`, `nmea`, `dsmr`, `sml`, `senml` or `sparkplug`";
+const FORMATS: &str = "`json`, `cbor`, `plain`, `delimited`, `pairs`, `regex`, `binary`, `nmea`, `dsmr`, `registers`, `sml`, `senml` or `sparkplug`";
 
 pub(super) fn build(word: &Spanned<String>, parts: Parts) -> Result<Format, Fault> {
-    let Parts { mut delimited, mut pairs, mut regex, mut binary } = parts;
+    let Parts { mut delimited, mut pairs, mut regex, mut binary, mut registers } = parts;
     let span = word.span();
     let missing = |name: &str| fault(&span, format!("expected a [{name}] part that says more about the format"));
     let format = match word.get_ref().as_str() {
@@ -279,6 +291,10 @@ pub(super) fn build(word: &Spanned<String>, parts: Parts) -> Result<Format, Faul
             }
             None => return missing("binary"),
         },
+        "registers" => match registers.take() {
+            Some(part) => Format::Registers(registers::registers(part)?),
+            None => return missing("registers"),
+        },
         other => return fault(&span, format!("format `{other}`: expected {FORMATS}")),
     };
     let left = [
@@ -286,6 +302,7 @@ pub(super) fn build(word: &Spanned<String>, parts: Parts) -> Result<Format, Faul
         pairs.map(|part| part.span()),
         regex.map(|part| part.span()),
         binary.map(|part| part.span()),
+        registers.map(|part| part.span()),
     ];
     match left.into_iter().flatten().next() {
         Some(span) => fault(&span, format!("this part belongs to another format than `{}`", word.get_ref())),

@@ -13,12 +13,14 @@ mod file;
 mod format;
 pub mod framing;
 mod path;
+mod registers;
 mod sample;
 mod topic;
 
 use std::collections::BTreeMap;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use framing::{Framing, FramingKind};
 
@@ -26,12 +28,16 @@ pub use board::{Board, Disk, Port};
 pub use builtin::{BOARD_FILES, FILES as BUILTIN_FILES};
 pub use format::{Binary, BinaryKind, BinaryValue, Coding, Delimited, Format, Inside, Pairs, TextPattern};
 pub use path::{NAME_BYTES_MAX, NamePattern, Path, PatternError, sanitise};
+pub use registers::{
+    BITS_MAX, BusSettings, REGISTERS_MAX, RegisterBlock, RegisterOrder, RegisterTable, RegisterValue, Registers,
+    exception_text,
+};
 pub use sample::{Heard, Mismatch, Sample, SampleReading, decoder, hear, run_samples, unhex};
 pub use topic::{LEVELS_MAX, TopicPattern, covers};
 
 use jiff::tz::TimeZone;
 
-use crate::config::{Parity, Serial};
+use crate::config::{Modbus, Parity, Serial};
 use crate::decode::TimeFormat;
 use crate::reading::MeasurementKind;
 
@@ -95,6 +101,8 @@ pub enum Transport {
     Mqtt(Topics),
     /// As lines of a serial port.
     Serial(LineSettings),
+    /// As registers that a Modbus device is asked for.
+    Modbus(BusSettings),
 }
 
 /// The topics of a profile, as written in the file: they are parsed when the prefix is known.
@@ -142,6 +150,19 @@ pub struct LineSettings {
     pub frame_bytes_max: Option<usize>,
     /// How frames lie in the stream.
     pub framing: Box<Framing>,
+    /// What a device is asked that does not talk by itself.
+    pub poll: Option<Poll>,
+}
+
+/// A request that has a device on a serial port say something: `[poll]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Poll {
+    /// The bytes that are sent.
+    pub request: Vec<u8>,
+    /// How often.
+    pub every: Duration,
+    /// How long a frame may take to come of it; at most as long as `every`.
+    pub timeout: Duration,
 }
 
 /// Where a payload says when it was measured.
@@ -403,7 +424,7 @@ impl ProfileSet {
     pub fn framing(&self, serial: &Serial) -> Result<Framing, UnknownProfile> {
         let mut framing = match &self.get(&serial.profile)?.transport {
             Transport::Serial(line) => Framing::clone(&line.framing),
-            Transport::Mqtt(_) => Framing::default(),
+            Transport::Mqtt(_) | Transport::Modbus(_) => Framing::default(),
         };
         if let Some(delimiter) = &serial.delimiter {
             framing.kind = FramingKind::Delimiter(delimiter.clone());
@@ -411,6 +432,70 @@ impl ProfileSet {
         framing.bytes_max = serial.frame_bytes_max.unwrap_or(framing.bytes_max);
         Ok(framing)
     }
+
+    /// What the profile of that id asks its device, if it has to be asked.
+    #[must_use]
+    pub fn poll(&self, id: &str) -> Option<Poll> {
+        match &self.profiles.get(id)?.transport {
+            Transport::Serial(line) => line.poll.clone(),
+            Transport::Mqtt(_) | Transport::Modbus(_) => None,
+        }
+    }
+
+    /// The settings of a Modbus, completed by what the profiles of its devices say.
+    ///
+    /// # Errors
+    /// When two devices are shipped with other settings of the line, and the configuration leaves it to them.
+    pub fn resolve_modbus(&self, modbus: &Modbus) -> Result<Modbus, LineConflict> {
+        let mut resolved = modbus.clone();
+        let buses: Vec<(u8, &BusSettings)> = modbus
+            .units
+            .iter()
+            .filter_map(|unit| match &self.profiles.get(unit.profile.as_str())?.transport {
+                Transport::Modbus(bus) => Some((unit.address, bus)),
+                Transport::Mqtt(_) | Transport::Serial(_) => None,
+            })
+            .collect();
+        fn agree<T: Copy + PartialEq>(
+            own: Option<T>,
+            key: &'static str,
+            of: impl Iterator<Item = (u8, Option<T>)>,
+        ) -> Result<Option<T>, LineConflict> {
+            if own.is_some() {
+                return Ok(own);
+            }
+            let mut said = of.filter_map(|(unit, value)| Some((unit, value?)));
+            let Some((first, value)) = said.next() else { return Ok(None) };
+            match said.find(|(_, other)| *other != value) {
+                Some((second, _)) => Err(LineConflict { key, first, second }),
+                None => Ok(Some(value)),
+            }
+        }
+        let of = || buses.iter().copied();
+        resolved.baud = agree(modbus.baud, "baud", of().map(|(unit, bus)| (unit, bus.baud)))?;
+        resolved.parity = agree(modbus.parity, "parity", of().map(|(unit, bus)| (unit, bus.parity)))?;
+        resolved.stop_bits = agree(modbus.stop_bits, "stop_bits", of().map(|(unit, bus)| (unit, bus.stop_bits)))?;
+        for unit in &mut resolved.units {
+            let bus = buses.iter().find(|(address, _)| *address == unit.address).map(|(_, bus)| *bus);
+            unit.every = unit.every.or(modbus.every).or(bus.and_then(|bus| bus.every));
+            unit.timeout = unit.timeout.or(modbus.timeout).or(bus.and_then(|bus| bus.timeout));
+        }
+        Ok(resolved)
+    }
+}
+
+/// The profiles of two devices on one line know it with other settings.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "missing: the profiles of the units {first} and {second} know it otherwise, so that one of them was set to the line: say it here"
+)]
+pub struct LineConflict {
+    /// The key that must be said.
+    pub key: &'static str,
+    /// The address of one of them.
+    pub first: u8,
+    /// The address of another one.
+    pub second: u8,
 }
 
 fn collect(dir: &FilePath, depth: usize, files: &mut Vec<PathBuf>, errors: &mut Vec<ProfileError>) {

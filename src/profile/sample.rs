@@ -14,8 +14,8 @@ use toml::Spanned;
 
 use super::file::{Fault, fault};
 use super::framing::{Framing, FramingKind};
-use super::{Profile, ProfileSet, Transport};
-use crate::config::{Mqtt, MqttVersion, ProfileUse, Retained, Serial};
+use super::{Profile, ProfileSet, Transport, registers};
+use crate::config::{Modbus, ModbusUnit, Mqtt, MqttVersion, ProfileUse, Retained, Serial};
 use crate::decode::{Decoder, Outcome};
 use crate::reading::{Batch, Frame, Reason, Record, Stamp, TimeQuality, Value};
 use crate::source::framing::{Found, Framer};
@@ -85,6 +85,7 @@ pub(super) struct SamplePart {
     topic: Option<String>,
     payload: Option<String>,
     hex: Option<Hex>,
+    registers: Option<toml::Table>,
     time_zone: Option<String>,
     #[serde(default)]
     retained: bool,
@@ -118,9 +119,13 @@ impl Sample {
         let span = part.span();
         let part = part.into_inner();
         let hex = part.hex.is_some();
-        let reads = match (part.payload, part.hex) {
-            (Some(text), None) => vec![text.into_bytes()],
-            (None, Some(hex)) => {
+        let reads = match (part.payload, part.hex, part.registers) {
+            (None, None, Some(blocks)) => match registers::sample_frame(&blocks) {
+                Ok(frame) => vec![frame],
+                Err(message) => return fault(&span, format!("sample: {message}")),
+            },
+            (Some(text), None, None) => vec![text.into_bytes()],
+            (None, Some(hex), None) => {
                 let reads = match hex {
                     Hex::One(hex) => vec![hex],
                     Hex::Many(reads) => reads,
@@ -130,7 +135,7 @@ impl Sample {
                     None => return fault(&span, "sample: expected pairs of hexadecimal digits in `hex`"),
                 }
             }
-            _ => return fault(&span, "sample: expected either `payload` or `hex`"),
+            _ => return fault(&span, "sample: expected one of `payload`, `hex` and `registers`"),
         };
         let ends = reads.iter().scan(0, |end, read| {
             *end += read.len();
@@ -264,23 +269,23 @@ pub struct Heard {
 #[must_use]
 pub fn hear(profile: &Profile, decoder: &mut Decoder, sample: &Sample) -> Heard {
     let mut heard = Heard::default();
+    let origin = sample.topic.as_deref().unwrap_or(origin(&profile.transport));
     match framing_of(profile, sample) {
-        Some(framing) => heard.frame(decoder, sample, framing),
-        None => heard.decode(decoder, sample, &sample.payload),
+        Some(framing) => heard.frame(decoder, origin, sample, framing),
+        None => heard.decode(decoder, origin, sample, &sample.payload),
     }
     heard
 }
 
 impl Heard {
-    fn decode(&mut self, decoder: &mut Decoder, sample: &Sample, payload: &[u8]) {
-        let origin = sample.topic.as_deref().unwrap_or("sample");
+    fn decode(&mut self, decoder: &mut Decoder, origin: &str, sample: &Sample, payload: &[u8]) {
         let frame = Frame { origin, payload, retained: sample.retained, oversize: None };
         self.outcomes.push(decoder.decode(&frame, ARRIVAL, &mut self.batch));
         self.rejected.extend_from_slice(decoder.values_rejected());
     }
 
     /// Reads the sample as it comes from a wire.
-    fn frame(&mut self, decoder: &mut Decoder, sample: &Sample, framing: &Framing) {
+    fn frame(&mut self, decoder: &mut Decoder, origin: &str, sample: &Sample, framing: &Framing) {
         let mut reads = Vec::new();
         let mut rest = sample.payload.as_slice();
         for (cut, before) in sample.cuts.iter().zip([0].iter().chain(&sample.cuts)) {
@@ -290,7 +295,7 @@ impl Heard {
         }
         reads.push(rest);
         Framer::read_all(framing, &reads, |found| match found {
-            Found::Frame(payload) => self.decode(decoder, sample, payload),
+            Found::Frame(payload) => self.decode(decoder, origin, sample, payload),
             Found::TooLong(beginning) => {
                 let detail = format!("longer than {} bytes, begins with {beginning:02x?}", framing.bytes_max);
                 self.unframed.push((Reason::TooLarge, detail));
@@ -328,6 +333,11 @@ fn run(profile: &Profile, sample: &Sample) -> Option<Mismatch> {
     Some(Mismatch { sample: sample.name.clone(), diff: missing.chain(surplus).collect() })
 }
 
+/// Where a sample comes from that does not say it.
+fn origin(transport: &Transport) -> &'static str {
+    if matches!(transport, Transport::Modbus(_)) { "sample#1" } else { "sample" }
+}
+
 /// A decoder with this profile alone.
 ///
 /// # Errors
@@ -339,6 +349,7 @@ pub fn decoder(profile: &Profile, time_zone: Option<String>) -> Result<Decoder, 
     let decoder = match &profile.transport {
         Transport::Mqtt(_) => Decoder::for_mqtt(&mqtt(id, time_zone), &profiles),
         Transport::Serial(_) => Decoder::for_serial(&serial(id, time_zone), &profiles),
+        Transport::Modbus(_) => Decoder::for_modbus(&modbus(id), &profiles),
     };
     decoder.map_err(|error| error.to_string())
 }
@@ -380,6 +391,24 @@ fn serial(profile: String, time_zone: Option<String>) -> Serial {
         delimiter: None,
         frame_bytes_max: None,
         time_zone,
+    }
+}
+
+/// With one device, which is [`origin`]'s.
+fn modbus(profile: String) -> Modbus {
+    let unit = ModbusUnit { address: 1, profile, device: "sample".to_owned(), every: None, timeout: None };
+    Modbus {
+        name: "sample".to_owned(),
+        port: PathBuf::from("sample"),
+        baud: None,
+        parity: None,
+        stop_bits: None,
+        rs485: false,
+        every: None,
+        timeout: None,
+        retries: 0,
+        pause: Duration::ZERO,
+        units: vec![unit],
     }
 }
 

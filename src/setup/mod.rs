@@ -68,7 +68,8 @@ impl Setup {
     fn used(&self) -> impl Iterator<Item = &str> {
         let config = self.config();
         let mqtt = config.mqtt.iter().flat_map(|mqtt| &mqtt.profiles).map(|used| used.id.as_str());
-        mqtt.chain(config.serial.iter().map(|serial| serial.profile.as_str()))
+        let modbus = config.modbus.iter().flat_map(|modbus| &modbus.units).map(|unit| unit.profile.as_str());
+        mqtt.chain(config.serial.iter().map(|serial| serial.profile.as_str())).chain(modbus)
     }
 
     /// What is wrong with the profiles that it uses.
@@ -82,6 +83,13 @@ impl Setup {
         for serial in &self.config().serial {
             if let Err(error) = Decoder::for_serial(serial, &self.profiles) {
                 problems.push(self.loaded.problem(&format!("{}.profile", serial.name), error.to_string(), None));
+            }
+        }
+        for modbus in &self.config().modbus {
+            if let Err(error) = Decoder::for_modbus(modbus, &self.profiles) {
+                problems.push(self.loaded.problem(&format!("{}.unit", modbus.name), error.to_string(), None));
+            } else if let Err(error) = self.profiles.resolve_modbus(modbus) {
+                problems.push(self.loaded.problem(&format!("{}.{}", modbus.name, error.key), error.to_string(), None));
             }
         }
         problems

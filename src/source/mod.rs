@@ -2,5 +2,8 @@
 //! its connection, comes back by itself, and acknowledges only what is safe.
 
 pub mod framing;
+pub mod modbus;
 pub mod mqtt;
+mod poll;
+mod port;
 pub mod serial;

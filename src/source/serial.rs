@@ -1,5 +1,4 @@
 //! A serial port: opened when it is there, read, closed at once when it is pulled, and opened again under the same name.
-//! The only file that names tokio-serial.
 //!
 //! Invariants: the task never ends but by `stop`; at most [`PENDING_BYTES_MAX`] of what was read waits to become durable,
 //! then lines are dropped, counted, because a device on a wire does not wait, and what the kernel drops nobody counts;
@@ -9,24 +8,25 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_serial::SerialPortBuilderExt;
 
 use super::framing::{Found, Framer};
+use super::poll::{Asker, Turn};
+use super::port::{self, Line};
 use crate::clock;
-use crate::config::{Parity, Serial};
+use crate::config::Serial;
 use crate::counters::{Count, Counter, Counters};
 use crate::intake::Intake;
 use crate::log::Throttle;
+use crate::profile::Poll;
 use crate::profile::framing::Framing;
 use crate::reading::Frames;
-use crate::service::sandbox;
 use crate::status::Link;
 
 /// What waits for a commit at most; above this the port is not read.
-const PENDING_BYTES_MAX: usize = 1024 * 1024;
+pub(super) const PENDING_BYTES_MAX: usize = 1024 * 1024;
 /// One read takes at most this.
 const READ_BYTES: usize = 16 * 1024;
 /// Reads are this far apart, unless there is much to read: a wake-up costs more than what it reads.
@@ -35,20 +35,23 @@ const READ_INTERVAL: Duration = Duration::from_millis(10);
 const BUSY_BYTES: usize = 2_048;
 /// Bytes that come this soon after opening belong to a transmission that was under way.
 const JOINED_WITHIN: Duration = Duration::from_millis(100);
+/// Handing a request to the kernel takes no longer, unless the line is stuck.
+const WRITE_MAX: Duration = Duration::from_secs(2);
 /// The first wait before opening again …
-const BACKOFF_FIRST: Duration = Duration::from_millis(500);
+pub(super) const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 /// … which doubles up to this.
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
+pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// How long a stop waits for what was read to become durable.
-const STOP_MAX: Duration = Duration::from_secs(5);
+pub(super) const STOP_MAX: Duration = Duration::from_secs(5);
 /// What holds where neither configuration nor profile says anything.
-const BAUD: u32 = 9_600;
 
 /// Reads the port until `stop` says so (or its sender is gone), and returns when what was read is durable. `settings` are
-/// those of the configuration, completed by the profile (`ProfileSet::resolve`); `framing` is `ProfileSet::framing`.
+/// those of the configuration, completed by the profile (`ProfileSet::resolve`); `framing` is `ProfileSet::framing`, and
+/// `poll` is what its device is asked, if it has to be (`ProfileSet::poll`).
 pub async fn run(
     settings: Serial,
     framing: Framing,
+    poll: Option<Poll>,
     mut intake: Intake,
     link: Link,
     counters: &Counters,
@@ -57,12 +60,19 @@ pub async fn run(
     let port = settings.port.display().to_string();
     let durable = intake.durable();
     let mut reader = Reader::new(&settings, &framing, &port, counters, durable, |frames| intake.accept(frames, &[]));
+    reader.poller = poll.map(|poll| Poller::new(poll, link.clone(), counters, &settings.name));
     let connects = counters.counter(Count::Connects, &settings.name);
     let errors = counters.counter(Count::ConnectionErrors, &settings.name);
+    let line = Line {
+        baud: settings.baud,
+        data_bits: settings.data_bits,
+        parity: settings.parity,
+        stop_bits: settings.stop_bits,
+    };
     let mut backoff = BACKOFF_FIRST;
     let mut down_told = false;
     while !*stop.borrow() {
-        let why = match open(&settings, &port) {
+        let why = match port::open(&settings.port, line) {
             Ok(stream) => {
                 connects.add(1);
                 link.up("");
@@ -103,33 +113,8 @@ pub async fn run(
     }
 }
 
-fn open(settings: &Serial, port: &str) -> Result<tokio_serial::SerialStream, String> {
-    use tokio_serial::{DataBits, FlowControl, StopBits};
-    let builder = tokio_serial::new(port, settings.baud.unwrap_or(BAUD))
-        .data_bits(match settings.data_bits {
-            Some(5) => DataBits::Five,
-            Some(6) => DataBits::Six,
-            Some(7) => DataBits::Seven,
-            _ => DataBits::Eight,
-        })
-        .parity(match settings.parity {
-            Some(Parity::Odd) => tokio_serial::Parity::Odd,
-            Some(Parity::Even) => tokio_serial::Parity::Even,
-            Some(Parity::None) | None => tokio_serial::Parity::None,
-        })
-        .stop_bits(if settings.stop_bits == Some(2) { StopBits::Two } else { StopBits::One })
-        .flow_control(FlowControl::None);
-    builder.open_native_async().map_err(|error| match error.kind() {
-        tokio_serial::ErrorKind::Io(std::io::ErrorKind::NotFound) => format!("cannot be opened: {error}"),
-        _ => match sandbox::port_refused(&settings.port) {
-            Some(hint) => format!("cannot be opened: {error}: {hint}"),
-            None => format!("cannot be opened: {error}"),
-        },
-    })
-}
-
 /// Returns when the gateway stops.
-async fn stopped(stop: &mut watch::Receiver<bool>) {
+pub(super) async fn stopped(stop: &mut watch::Receiver<bool>) {
     // An error means that nobody is left to say it.
     let _ = stop.wait_for(|stop| *stop).await;
 }
@@ -162,6 +147,61 @@ struct Reader<'a, A> {
     damaged: Counter,
     dropped: Counter,
     trouble: Throttle,
+    poller: Option<Poller>,
+}
+
+/// Asks the device, where that has to be done.
+#[derive(Debug)]
+struct Poller {
+    poll: Poll,
+    asker: Asker,
+    link: Link,
+    missed: Counter,
+}
+
+impl Poller {
+    fn new(poll: Poll, link: Link, counters: &Counters, name: &str) -> Self {
+        let asker = Asker::new(poll.clone(), clock::monotonic());
+        Self { poll, asker, link, missed: counters.counter(Count::UnitTimeouts, name) }
+    }
+
+    /// Another device may be there now.
+    fn begin(&mut self) {
+        self.asker = Asker::new(self.poll.clone(), clock::monotonic());
+    }
+
+    /// Does what is to be done. Why the port is lost, if it is.
+    async fn turn(&mut self, stream: &mut (impl AsyncWrite + Unpin)) -> Result<(), String> {
+        match self.asker.turn(clock::monotonic()) {
+            None => Ok(()),
+            Some(Turn::Ask) => match timeout(WRITE_MAX, stream.write_all(self.asker.request())).await {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(format!("cannot be written: {error}")),
+                Err(_) => Err("takes no bytes".to_owned()),
+            },
+            Some(Turn::Missed { tell }) => {
+                self.missed.add(1);
+                if tell {
+                    self.link.up("the device does not answer");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn heard(&mut self) {
+        if self.asker.heard() {
+            self.link.up("");
+        }
+    }
+}
+
+/// Returns when there is something to ask; never, where nobody has to be asked.
+async fn due(poller: Option<&Poller>) {
+    match poller {
+        Some(poller) => tokio::time::sleep(poller.asker.wait(clock::monotonic())).await,
+        None => std::future::pending().await,
+    }
 }
 
 impl<'a, A: FnMut(&Frames) -> u64> Reader<'a, A> {
@@ -178,12 +218,13 @@ impl<'a, A: FnMut(&Frames) -> u64> Reader<'a, A> {
             port,
             framing,
             frames: Frames::default(),
-            pending: Pending { durable, waiting: VecDeque::new(), bytes: 0 },
+            pending: Pending::new(durable),
             noise: counters.counter(Count::NoiseBytes, &settings.name),
             too_long: counters.counter(Count::FramesTooLong, &settings.name),
             damaged: counters.counter(Count::ChecksumErrors, &settings.name),
             dropped: counters.counter(Count::FramesDropped, &settings.name),
             trouble: Throttle::new(Duration::from_secs(60)),
+            poller: None,
         }
     }
 
@@ -192,8 +233,13 @@ impl<'a, A: FnMut(&Frames) -> u64> Reader<'a, A> {
     }
 
     /// Reads until the stream ends, fails or `stop` says so; also tells whether anything was read.
-    async fn read_all(&mut self, mut stream: impl AsyncRead + Unpin, stop: &mut watch::Receiver<bool>) -> (End, bool) {
+    async fn read_all(
+        &mut self,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
+        stop: &mut watch::Receiver<bool>,
+    ) -> (End, bool) {
         let opened = clock::instant();
+        self.poller.iter_mut().for_each(Poller::begin);
         let mut framer = Framer::new(self.framing);
         // Where silence ends a frame it must be seen, so there the port is read at once.
         let interval = self.framing.gap.map_or(READ_INTERVAL, |gap| READ_INTERVAL.min(gap / 4));
@@ -205,6 +251,13 @@ impl<'a, A: FnMut(&Frames) -> u64> Reader<'a, A> {
                 () = stopped(stop) => break End::Stopped,
                 read = stream.read(&mut buffer) => Some(read),
                 () = silence(framer.idle_after()) => None,
+                () = due(self.poller.as_ref()) => {
+                    let Some(poller) = &mut self.poller else { continue };
+                    match poller.turn(&mut stream).await {
+                        Ok(()) => continue,
+                        Err(why) => break End::Lost(why),
+                    }
+                }
             };
             let bytes = match read {
                 None => {
@@ -256,6 +309,7 @@ impl<'a, A: FnMut(&Frames) -> u64> Reader<'a, A> {
         if self.frames.is_empty() {
             return;
         }
+        self.poller.iter_mut().for_each(Poller::heard);
         self.pending.settled();
         if self.pending.bytes > PENDING_BYTES_MAX {
             self.dropped.add(self.frames.len() as u64);
@@ -275,14 +329,18 @@ impl<'a, A: FnMut(&Frames) -> u64> Reader<'a, A> {
 
 /// What was handed on and is not durable yet.
 #[derive(Debug)]
-struct Pending {
+pub(super) struct Pending {
     durable: watch::Receiver<u64>,
     waiting: VecDeque<(u64, usize)>,
-    bytes: usize,
+    pub(super) bytes: usize,
 }
 
 impl Pending {
-    fn add(&mut self, number: u64, bytes: usize) {
+    pub(super) fn new(durable: watch::Receiver<u64>) -> Self {
+        Self { durable, waiting: VecDeque::new(), bytes: 0 }
+    }
+
+    pub(super) fn add(&mut self, number: u64, bytes: usize) {
         match self.waiting.back_mut() {
             Some((last, sum)) if *last == number => *sum += bytes,
             _ => self.waiting.push_back((number, bytes)),
@@ -292,7 +350,7 @@ impl Pending {
     }
 
     /// Forgets what has become durable.
-    fn settled(&mut self) {
+    pub(super) fn settled(&mut self) {
         let durable = *self.durable.borrow_and_update();
         while let Some((_, bytes)) = self.waiting.pop_front_if(|(number, _)| *number <= durable) {
             self.bytes -= bytes;
@@ -300,7 +358,7 @@ impl Pending {
     }
 
     /// Waits until all is durable, `limit` at most. Whether it is.
-    async fn settle(mut self, limit: Duration) -> bool {
+    pub(super) async fn settle(mut self, limit: Duration) -> bool {
         let Some((last, _)) = self.waiting.back().copied() else { return true };
         matches!(timeout(limit, self.durable.wait_for(|durable| *durable >= last)).await, Ok(Ok(_)))
     }
@@ -353,7 +411,11 @@ mod tests {
             }
         }
 
-        async fn read(&self, stream: impl AsyncRead + Unpin) -> (End, bool) {
+        async fn read(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> (End, bool) {
+            self.ask(stream, None).await
+        }
+
+        async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin, poll: Option<(Poll, Link)>) -> (End, bool) {
             let accept = |frames: &Frames| {
                 let mut lines = self.lines.lock().unwrap();
                 lines.extend(frames.iter().map(|frame| String::from_utf8_lossy(frame.payload).into_owned()));
@@ -362,6 +424,7 @@ mod tests {
             };
             let durable = self.durable.subscribe();
             let mut reader = Reader::new(&self.settings, &self.framing, "/dev/test", &self.counters, durable, accept);
+            reader.poller = poll.map(|(poll, link)| Poller::new(poll, link, &self.counters, "serial.test"));
             reader.read_all(stream, &mut self.stop.subscribe()).await
         }
 
@@ -395,6 +458,42 @@ mod tests {
         assert_eq!(lines.len(), 500);
         assert_eq!((lines[0].as_str(), lines[499].as_str()), ("{\"n\":0}", "{\"n\":499}"));
         assert_eq!(rig.count(Count::NoiseBytes), 5);
+    }
+
+    #[tokio::test]
+    async fn a_device_that_is_asked_answers_and_one_that_does_not_is_told() {
+        let (mut device, port) = terminal();
+        let rig = Rig::new();
+        let links = crate::status::Links::default();
+        let poll = Poll {
+            request: vec![0xff, 0x86, b'\n'],
+            every: Duration::from_millis(100),
+            timeout: Duration::from_millis(50),
+        };
+        let detail = || links.snapshot().values().next().map(|link| link.detail.clone()).unwrap_or_default();
+        let answer = async {
+            let mut request = [0; 3];
+            // What is sent right after opening may be lost: it joins a transmission that was under way.
+            for number in 0..4 {
+                device.read_exact(&mut request).await.unwrap();
+                assert_eq!(request, [0xff, 0x86, b'\n']);
+                sleep(Duration::from_millis(if number == 0 { 120 } else { 5 })).await;
+                device.write_all(format!("{{\"n\":{number}}}\n").as_bytes()).await.unwrap();
+            }
+            for _ in 0..5 {
+                device.read_exact(&mut request).await.unwrap();
+            }
+            assert_eq!(detail(), "the device does not answer");
+            device.write_all(b"{\"n\":9}\n").await.unwrap();
+            sleep(Duration::from_millis(60)).await;
+            assert_eq!(detail(), "");
+            drop(device);
+        };
+        let asked = rig.ask(port, Some((poll, links.link("serial.test"))));
+        let ((end, _), ()) = timeout(Duration::from_secs(20), async { tokio::join!(asked, answer) }).await.unwrap();
+        assert!(matches!(end, End::Lost(_)), "{end:?}");
+        assert!(rig.lines.lock().unwrap().ends_with(&["{\"n\":3}".to_owned(), "{\"n\":9}".to_owned()]));
+        assert!(rig.count(Count::UnitTimeouts) >= 3);
     }
 
     #[tokio::test]
@@ -500,7 +599,7 @@ mod tests {
     async fn a_stop_waits_for_what_was_read_and_no_longer_than_its_limit() {
         let durable = watch::Sender::new(0);
         let pending = |number| {
-            let mut pending = Pending { durable: durable.subscribe(), waiting: VecDeque::new(), bytes: 0 };
+            let mut pending = Pending::new(durable.subscribe());
             pending.add(number, 10);
             pending
         };

@@ -30,7 +30,8 @@ fn place<'a>(bytes: &'a [u8], value: &BinaryValue) -> Option<&'a [u8]> {
     bytes.get(at..at.checked_add(value.kind.bytes())?)
 }
 
-fn put(bytes: &[u8], value: &BinaryValue, doc: &mut Doc) {
+/// Adds the value that these bytes are.
+pub(super) fn put(bytes: &[u8], value: &BinaryValue, doc: &mut Doc) {
     let key = &value.key;
     let whole = || {
         let add = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);

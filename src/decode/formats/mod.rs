@@ -6,6 +6,7 @@
 pub(super) mod binary;
 pub(super) mod dsmr;
 mod protobuf;
+pub(super) mod registers;
 pub(super) mod senml;
 pub(super) mod sml;
 pub(super) mod sparkplug;

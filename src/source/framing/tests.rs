@@ -42,7 +42,7 @@ fn framing(text: &str) -> Framing {
     let profile = Profile::parse("test.toml".as_ref(), &format!("{head}{text}")).unwrap();
     match profile.transport {
         Transport::Serial(line) => *line.framing,
-        Transport::Mqtt(_) => panic!("not serial"),
+        Transport::Mqtt(_) | Transport::Modbus(_) => panic!("not serial"),
     }
 }
 
