@@ -117,7 +117,7 @@ impl<'a> Metric<'a> {
                 7 => metric.is_null = whole(wire, "is_null")? != 0,
                 9 => metric.unit = unit(wire.bytes().ok_or("properties: expected a message")?)?,
                 10..=19 => {
-                    metric.value = Some(written(number, wire).ok_or("value: it is not of the type of its field")?)
+                    metric.value = Some(written(number, wire).ok_or("value: it is not of the type of its field")?);
                 }
                 _ => {}
             }
