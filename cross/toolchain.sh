@@ -16,17 +16,20 @@ glibc=2.31
 # know_target TARGET: sets arch (Debian's name), zig (its name of the target, with the C library's version) and
 # cpu (what the C compiler may use), or says which targets there are.
 know_target() {
+    local armv6='-mcpu=generic+v6+strict_align+vfp2-d32'
     target=$1 cpu=''
     case $target in
         aarch64-unknown-linux-gnu) arch=arm64 zig=aarch64-linux-gnu.$glibc ;;
         armv7-unknown-linux-gnueabihf) arch=armhf zig=arm-linux-gnueabihf.$glibc cpu='-mcpu=generic+v7a+vfp3-d32+thumb2-neon' ;;
-        arm-unknown-linux-gnueabihf) arch=armv6 zig=arm-linux-gnueabihf.$glibc cpu='-mcpu=generic+v6+strict_align+vfp2-d32' ;;
+        arm-unknown-linux-gnueabihf) arch=armv6 zig=arm-linux-gnueabihf.$glibc cpu=$armv6 ;;
         x86_64-unknown-linux-gnu) arch=amd64 zig=x86_64-linux-gnu.$glibc ;;
         aarch64-unknown-linux-musl) arch=arm64-musl zig=aarch64-linux-musl ;;
         x86_64-unknown-linux-musl) arch=amd64-musl zig=x86_64-linux-musl ;;
+        arm-unknown-linux-musleabihf) arch=armv6-musl zig=arm-linux-musleabihf cpu=$armv6 ;;
         *)
             say "unknown target $target; expected aarch64-unknown-linux-gnu, armv7-unknown-linux-gnueabihf," \
-                "arm-unknown-linux-gnueabihf, x86_64-unknown-linux-gnu, aarch64-unknown-linux-musl or x86_64-unknown-linux-musl"
+                "arm-unknown-linux-gnueabihf, x86_64-unknown-linux-gnu, aarch64-unknown-linux-musl, arm-unknown-linux-musleabihf" \
+                "or x86_64-unknown-linux-musl"
             exit 2
             ;;
     esac
@@ -43,6 +46,8 @@ fetch_zig() {
     # shellcheck disable=SC2086
     rm -rf "$venv" && python3 -m venv "$venv" && "$venv/bin/pip" -q --disable-pip-version-check install $wanted ||
         give_up "could not fetch $wanted from PyPI; needs python3 with venv (Debian: python3-venv) and the network"
+    # bash remembers the python3 that it has just run.
+    hash -r
     printf '%s' "$wanted" >"$venv/complete"
 }
 
@@ -138,7 +143,7 @@ needed_glibc() { readelf -V --wide "$1" | grep -o 'GLIBC_[0-9.]*' | sort -uV | t
 # 11's own, fetched with lists of its own, so that the machine's sources stay as they are.
 fetch_sysroot() {
     sysroot=''
-    case $target in *-musl) return 0 ;; esac
+    case $target in *-musl*) return 0 ;; esac
     [ "$arch" != amd64 ] || { sysroot=/; return 0; }
     local package=libc6-arm64-cross triple=aarch64-linux-gnu root=$cache/sysroot-$glibc
     case $target in arm*) package=libc6-armhf-cross triple=arm-linux-gnueabihf ;; esac

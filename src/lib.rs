@@ -16,7 +16,7 @@
 //! 5. The [`uplink`] reads what is durable, sends it to Kafka, and tells the outbox which records Kafka has.
 //!
 //! [`gateway`] wires these together and stops them in order; [`config`] says how, [`setup`] has it fit to run as a whole,
-//! [`counters`] and [`status`] say how it is going, [`clock`] is the only module that knows the time, and [`cli`] is what a
+//! [`glob`] matches names, [`counters`] and [`status`] say how it is going, [`clock`] is the only module that knows the time, and [`cli`] is what a
 //! person types. The parts say by their [`beats`] that they make progress, and [`service`] tells systemd, as long as it is so.
 
 pub mod beats;
@@ -26,6 +26,7 @@ pub mod config;
 pub mod counters;
 pub mod decode;
 pub mod gateway;
+pub mod glob;
 pub mod intake;
 pub mod log;
 pub mod outbox;

@@ -36,7 +36,8 @@ use anyhow::{Context, bail};
 use tempfile::TempDir;
 use tidegate::clock;
 use tokio::sync::OwnedMutexGuard;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::prelude::*;
 
 use kafka::{Cluster, Consumer};
 use sensors::Sensors;
@@ -83,8 +84,10 @@ const LOG: &str = "gateway.log";
 fn scratch() -> anyhow::Result<TempDir> {
     let dir = tempfile::Builder::new().prefix("tidegate-demo-").tempdir().context("no temporary directory")?;
     let log = std::fs::File::create(dir.path().join(LOG)).context("the log cannot be written")?;
-    let filter = EnvFilter::new("warn,tidegate=info,rumqttd=off");
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(Mutex::new(log)).init();
+    let levels = [("tidegate", LevelFilter::INFO), ("rumqttd", LevelFilter::OFF)];
+    let filter = Targets::new().with_default(LevelFilter::WARN).with_targets(levels);
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Mutex::new(log));
+    tracing_subscriber::registry().with(filter).with(lines).init();
     Ok(dir)
 }
 

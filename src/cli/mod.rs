@@ -147,7 +147,7 @@ pub fn main() -> ExitCode {
     let looks = matches!(command, Command::Selftest(_) | Command::Support(_));
     let log = log.unwrap_or_else(|| if looks { "warn" } else { "info" }.to_owned());
     if let Err(error) = crate::log::start(&log) {
-        return fail(&format!("--log {log}: {error}; expected a level such as info, or info,tidegate::uplink=debug"));
+        return fail(&format!("--log {log}: {error}; expected such as info, or info,tidegate::uplink=debug"));
     }
     match command {
         Command::Run { config, print: false, strict, .. } => run::gateway(&config.config, strict),

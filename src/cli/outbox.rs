@@ -15,11 +15,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
-use globset::Glob;
 
 use self::progress::Progress;
 use super::{CONFIG, fail, interrupt};
 use crate::config::{self, Loaded, Purpose};
+use crate::glob::Glob;
 use crate::outbox::Lane;
 use crate::outbox::cipher::Keys;
 use crate::outbox::edit::{EditError, Filter};
@@ -132,7 +132,7 @@ impl Select {
     fn filter(&self) -> Filter {
         Filter {
             lanes: self.lane.iter().map(|lane| lane.lane()).collect(),
-            device: self.device.as_ref().map(Glob::compile_matcher),
+            device: self.device.clone(),
             from_ms: self.from,
             to_ms: self.to,
         }

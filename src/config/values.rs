@@ -2,6 +2,7 @@
 //! with what was expected.
 
 use super::Layout;
+use crate::glob::Glob;
 
 /// The placeholders of the topic for readings.
 pub(super) const READING_PLACEHOLDERS: [&str; 5] = ["gateway", "profile", "device", "kind", "measurement"];
@@ -53,9 +54,9 @@ pub(super) fn pattern(text: &str) -> Result<String, String> {
     if glob.is_empty() || glob.chars().count() > PATTERN_CHARS_MAX || glob.chars().any(char::is_control) {
         return Err(format!("a pattern of 1 to {PATTERN_CHARS_MAX} printable characters, such as \"power*\""));
     }
-    match globset::Glob::new(glob) {
+    match glob.parse::<Glob>() {
         Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(format!("a pattern such as \"power*\" or \"!test-?\" ({})", error.kind())),
+        Err(error) => Err(format!("a pattern such as \"power*\" or \"!test-?\" ({error})")),
     }
 }
 

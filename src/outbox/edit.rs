@@ -13,8 +13,6 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use globset::GlobMatcher;
-
 use super::Lane;
 use super::cipher::Keys;
 use super::inspect::{InspectError, Inspection};
@@ -22,6 +20,7 @@ use super::manifest::Manifest;
 use super::owner;
 use super::recovery::{self, OpenError};
 use super::segment::SegmentError;
+use crate::glob::Glob;
 use crate::reading::Record;
 
 /// Why nothing was changed, or not all of it.
@@ -45,7 +44,7 @@ pub(crate) struct Filter {
     /// Lanes; empty for all.
     pub(crate) lanes: Vec<Lane>,
     /// Names of devices; of a dead letter its source.
-    pub(crate) device: Option<GlobMatcher>,
+    pub(crate) device: Option<Glob>,
     /// When they were received, by the wall clock of then (ms): from that moment on …
     pub(crate) from_ms: Option<i64>,
     /// … and before this one.

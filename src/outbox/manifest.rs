@@ -276,7 +276,9 @@ impl Manifest {
         if version > VERSION {
             return Err(ManifestError::Version { path, found: version });
         }
-        serde_json::from_str(json).map(Some).map_err(|error| damaged(error.to_string()))
+        let manifest: Self = serde_json::from_str(json).map_err(|error| damaged(error.to_string()))?;
+        // This program writes it in its own form from now on, which an older one must not take for its own.
+        Ok(Some(Self { version: VERSION, ..manifest }))
     }
 
     /// Replaces it, durably. On a full disk the reserve makes room: releasing what is delivered needs a new manifest.
@@ -396,5 +398,23 @@ impl Witness {
         let crc = u32::from_le_bytes([bytes[32], bytes[33], bytes[34], bytes[35]]);
         (crc32c::crc32c(&bytes[..32]) == crc)
             .then(|| Witnessed { segment: number(0), last: [number(8), number(16), number(24)] })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_release_s_is_written_in_this_one_s_form_and_a_newer_one_s_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let written = |version| {
+            let manifest = Manifest::new("machine".to_owned(), "installation".to_owned());
+            Manifest { version, ..manifest }.write(directory.path()).unwrap();
+            Manifest::read(directory.path())
+        };
+        assert_eq!(written(0).unwrap().unwrap().version, VERSION);
+        let newer = written(VERSION + 1);
+        assert!(matches!(newer, Err(ManifestError::Version { found, .. }) if found == VERSION + 1), "{newer:?}");
     }
 }

@@ -1,14 +1,14 @@
 //! Board profiles: what a gateway board can bear, as data, and what of a configuration does not fit. Files like those of
 //! devices, in the folder `boards`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use globset::Glob;
 use serde::{Deserialize, Deserializer, de};
 
 use super::builtin::BOARD_FILES;
 use crate::config::{ClockTrust, Config, Persist, parse_duration, parse_size};
+use crate::glob::Glob;
 
 /// What a gateway takes besides what is configured: measured with one broker and one port.
 const MEMORY_BASE: u64 = 32 << 20;
@@ -191,7 +191,7 @@ impl Board {
         Duration::from_millis((86_400_000_u64).div_ceil(commits).next_multiple_of(10))
     }
 
-    fn check_port(&self, source: &str, port: &PathBuf, lines: &mut Vec<String>) {
+    fn check_port(&self, source: &str, port: &Path, lines: &mut Vec<String>) {
         let text = port.display().to_string();
         if text.starts_with("/dev/ttyUSB") || text.starts_with("/dev/ttyACM") {
             lines.push(format!(
@@ -199,7 +199,7 @@ impl Board {
             ));
             return;
         }
-        let fits = |own: &Port| Glob::new(&own.port).is_ok_and(|glob| glob.compile_matcher().is_match(port));
+        let fits = |own: &Port| own.port.parse::<Glob>().is_ok_and(|glob| glob.is_match(&text));
         let is_own = text.starts_with("/dev/tty") || text.starts_with("/dev/serial") && !text.contains("/by-");
         if is_own && !self.serial.iter().any(fits) {
             let own: Vec<&str> = self.serial.iter().map(|port| port.port.as_str()).collect();

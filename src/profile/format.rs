@@ -269,7 +269,7 @@ pub(super) fn build(word: &Spanned<String>, parts: Parts) -> Result<Format, Faul
             None => return missing("pairs"),
         },
         "regex" => match regex.take() {
-            Some(part) => Format::Regex(self::regex(part.into_inner())?),
+            Some(part) => Format::Regex(self::regex(part.get_ref())?),
             None => return missing("regex"),
         },
         "binary" => match binary.take() {
@@ -322,7 +322,7 @@ fn pairs(part: Spanned<PairsPart>) -> Result<Pairs, Fault> {
     })
 }
 
-fn regex(part: RegexPart) -> Result<TextPattern, Fault> {
+fn regex(part: &RegexPart) -> Result<TextPattern, Fault> {
     let span = part.pattern.span();
     match regex_lite::Regex::new(part.pattern.get_ref()) {
         Ok(regex) if regex.capture_names().flatten().next().is_none() => {

@@ -1,9 +1,8 @@
 //! Which values a rule is for: globs over names of devices and measurements. They are matched once for each pair of a device
 //! and a measurement, when it is first seen; the answer is kept with its state.
 
-use globset::GlobMatcher;
-
 use crate::config;
+use crate::glob::Glob;
 
 /// The patterns of a rule, ready to match.
 #[derive(Debug)]
@@ -16,7 +15,7 @@ pub(super) struct Select {
 #[derive(Debug)]
 struct Pattern {
     takes_away: bool,
-    glob: GlobMatcher,
+    glob: Glob,
 }
 
 impl Select {
@@ -33,10 +32,9 @@ fn patterns(texts: &[String]) -> Vec<Pattern> {
     let pattern = |text: &String| {
         let (takes_away, glob) = text.strip_prefix('!').map_or((false, text.as_str()), |glob| (true, glob));
         // The configuration checks patterns; one from a damaged checkpoint matches nothing but its own letters.
-        let glob = globset::Glob::new(glob).or_else(|_| globset::Glob::new(&globset::escape(glob))).ok()?;
-        Some(Pattern { takes_away, glob: glob.compile_matcher() })
+        Pattern { takes_away, glob: glob.parse().unwrap_or_else(|_| Glob::literal(glob)) }
     };
-    texts.iter().filter_map(pattern).collect()
+    texts.iter().map(pattern).collect()
 }
 
 fn matches(patterns: &[Pattern], name: &str) -> bool {

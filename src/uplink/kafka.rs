@@ -244,6 +244,9 @@ pub struct Context {
 }
 
 impl ClientContext for Context {
+    /// None are asked for, and what would parse them stays out of the binary.
+    fn stats_raw(&self, _: &[u8]) {}
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // What concerns connections comes again through `error`, and being offline is a normal state.
         let connection =

@@ -7,8 +7,6 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
-use rdkafka::mocking::MockCluster;
-use rdkafka::producer::DefaultProducerContext;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 use crate::clock;
@@ -18,7 +16,10 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// The cluster: one broker, one topic of one partition, so that records come back in the order in which they went.
 pub struct MockKafka {
-    cluster: MockCluster<'static, DefaultProducerContext>,
+    /// It runs as long as the client that it was made for. A cluster by itself would have rdkafka's own context, and with that
+    /// a parser of librdkafka's statistics in the binary, which nobody asks for.
+    _client: BaseConsumer<Quiet>,
+    address: String,
     topic: String,
 }
 
@@ -35,18 +36,25 @@ impl MockKafka {
     /// When the system has no port or thread for it.
     pub fn start(topic: &str) -> Result<Self, String> {
         let started = || {
-            let cluster = MockCluster::new(1)?;
-            cluster.create_topic(topic, 1, 1)?;
-            Ok(cluster)
+            let mut config = ClientConfig::new();
+            config.set("test.mock.num.brokers", "1").set("group.id", "selftest");
+            let client: BaseConsumer<Quiet> = config.create_with_context(Quiet)?;
+            let address = {
+                let cluster = client.client().mock_cluster().ok_or(KafkaError::Canceled)?;
+                cluster.create_topic(topic, 1, 1)?;
+                cluster.bootstrap_servers()
+            };
+            Ok((client, address))
         };
-        let cluster = started().map_err(|error: KafkaError| format!("no broker can be started in here: {error}"))?;
-        Ok(Self { cluster, topic: topic.to_owned() })
+        let (client, address) =
+            started().map_err(|error: KafkaError| format!("no broker can be started in here: {error}"))?;
+        Ok(Self { _client: client, address, topic: topic.to_owned() })
     }
 
     /// `host:port`
     #[must_use]
     pub fn address(&self) -> String {
-        self.cluster.bootstrap_servers()
+        self.address.clone()
     }
 
     /// The values of its first records, as a consumer gets them: unpacked, their checksums compared. Fewer than `count` if
@@ -57,7 +65,7 @@ impl MockKafka {
     pub fn read(&self, count: usize, limit: Duration) -> Result<Vec<Vec<u8>>, String> {
         let says = |error: KafkaError| format!("what was delivered cannot be read back: {error}");
         let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", self.address()).set("group.id", "selftest");
+        config.set("bootstrap.servers", &self.address).set("group.id", "selftest");
         config.set("enable.auto.commit", "false").set("check.crcs", "true");
         let consumer: BaseConsumer<Quiet> = config.create_with_context(Quiet).map_err(says)?;
         let mut partition = TopicPartitionList::new();
@@ -81,6 +89,8 @@ impl ClientContext for Quiet {
     fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
 
     fn error(&self, _: KafkaError, _: &str) {}
+
+    fn stats_raw(&self, _: &[u8]) {}
 }
 
 impl ConsumerContext for Quiet {}

@@ -19,6 +19,8 @@ use crate::uplink::{self, mock::MockKafka};
 /// The uplink has this long to connect and deliver.
 const DELIVERY_MAX: Duration = Duration::from_secs(20);
 const READ_MAX: Duration = Duration::from_secs(10);
+/// How often it is looked whether all is delivered.
+const LOOK: Duration = Duration::from_millis(5);
 
 pub(super) async fn deliver(directory: &Path, config: &Config, is_real: bool, measured: &mut Measured) -> Check {
     let mut kafka = config.kafka.clone();
@@ -36,14 +38,23 @@ pub(super) async fn deliver(directory: &Path, config: &Config, is_real: bool, me
     };
     let before = outbox.backlog().records;
     let started = clock::instant();
-    let (stop, stopped) = watch::channel(Some(started + DELIVERY_MAX));
+    let (stop, stopped) = watch::channel(None);
     let settings = uplink::Settings { kafka: kafka.clone(), gateway: config.gateway.clone() };
     // Both are held to the end: settings and a stop that nobody can change any more would mean something else.
     let (change, settings) = watch::channel(settings);
     let boots = Boots::default();
-    uplink::run(settings, outbox.clone(), boots, links.link("kafka"), counters.clone(), stopped).await;
+    // An uplink that is told to stop from the start would not wait for a disk that takes long to read.
+    let delivered = async {
+        while outbox.backlog().records > 0 && started.elapsed() < DELIVERY_MAX {
+            tokio::time::sleep(LOOK).await;
+        }
+        let elapsed = started.elapsed();
+        stop.send_replace(Some(clock::instant()));
+        elapsed
+    };
+    let running = uplink::run(settings, outbox.clone(), boots, links.link("kafka"), counters.clone(), stopped);
+    let ((), elapsed) = tokio::join!(running, delivered);
     drop((change, stop));
-    let elapsed = started.elapsed();
     let after = outbox.backlog();
     drop(outbox);
     if let Err(error) = closer.close() {

@@ -12,7 +12,6 @@ use crate::config;
 
 /// An outbox takes about this much before it has delivered anything, in bytes: a segment, its reserve, a manifest.
 const PROBE_BYTES: usize = 8 << 20;
-static BLOCK: [u8; 64 * 1024] = [0x5a; 64 * 1024];
 
 /// A private directory that goes with its handle.
 #[derive(Debug)]
@@ -43,10 +42,11 @@ impl Drop for Directory {
 fn probe(directory: &Path) -> io::Result<()> {
     let path = directory.join("probe");
     let mut file = File::create_new(&path)?;
+    let block = vec![0x5a; 64 << 10];
     let mut left = PROBE_BYTES;
     while left > 0 {
-        let now = left.min(BLOCK.len());
-        file.write_all(&BLOCK[..now])?;
+        let now = left.min(block.len());
+        file.write_all(&block[..now])?;
         left -= now;
     }
     file.sync_all()?;
