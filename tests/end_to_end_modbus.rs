@@ -168,7 +168,7 @@ fn every_kind_of_value_on_one_line_with_a_device_that_is_dead() {
                 "coil_3": true, "coil_19": false, "discrete_7": true,
             }),
         ),
-        ("line-254", json!({ "co2": 400.0, "alarm": false })),
+        ("line-254", json!({ "co2": 400.0, "error": 0.0 })),
     ] {
         let readings = of(&records, "reading", device);
         readings.iter().for_each(|reading| assert_values(reading, &expected));

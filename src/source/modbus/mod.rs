@@ -240,9 +240,8 @@ impl Source {
         let mut left: VecDeque<Read> = std::mem::take(&mut unit.reads).into();
         let mut gone = None;
         while let Some(read) = left.pop_front() {
-            self.link.beat();
             let tries = if failures == 0 && silent == 0 { 1 + self.settings.retries } else { 1 };
-            match unit.ask(&read, tries, bus).await {
+            match unit.ask(&read, tries, bus, &self.link).await {
                 Ok(Some(Answer::Data(data))) => {
                     answered = true;
                     block(&read, Ok(&data)).write(&mut frame);
@@ -333,11 +332,13 @@ impl Source {
 
 impl Unit {
     /// Sends a request up to so many times. Nothing if there was no answer.
-    async fn ask<S>(&mut self, read: &Read, tries: u8, bus: &mut Bus<S>) -> io::Result<Option<Answer>>
+    async fn ask<S>(&mut self, read: &Read, tries: u8, bus: &mut Bus<S>, link: &Link) -> io::Result<Option<Answer>>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     {
         for attempt in 0..tries {
+            // With the longest timeout and the most retries a whole round is longer than a part may be silent.
+            link.beat();
             match bus.exchange(self.address, read, self.patience).await? {
                 Outcome::Answer(answer) => {
                     if attempt > 0 {
