@@ -336,3 +336,20 @@ fn recorded_case(id: &str, case: &serde_json::Value) -> Result<(), String> {
 
 const SAMPLE: &str =
     "[[sample]]\nname = \"recorded\"\ntopic = \"TOPIC\"\npayload = \"\"\nexpect_error = \"bad_checksum\"\n";
+
+/// docs/profiles.md ends with a profile of the reader's own: its pieces, put together, parse and pass.
+#[test]
+fn the_tutorial_is_true() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/profiles.md")).unwrap();
+    let blocks: Vec<&str> =
+        text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
+    let (whole, pieces): (Vec<&str>, Vec<&str>) =
+        blocks.iter().partition(|block| block.contains("transport = \"serial\""));
+    for text in [pieces.join("\n"), whole.concat()] {
+        let profile =
+            Profile::parse(Path::new("docs/profiles.md"), &text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        assert!(profile.samples.len() >= 2);
+        let mismatches = run_samples(&profile);
+        assert!(mismatches.is_empty(), "{}: {mismatches:?}", profile.id);
+    }
+}

@@ -680,7 +680,7 @@ mod tests {
         }
         let mqtt = HEAD.replace("serial", "mqtt") + "[mqtt]\ntopics = [\"x\"]\n[checksum]\nkind = \"sum8\"\n";
         let error = Profile::parse("x.toml".as_ref(), &mqtt).unwrap_err().to_string();
-        assert_eq!(error, "x.toml:4: found the part of another transport: remove it, or change `transport`");
+        assert_eq!(error, "x.toml:11: framing and checksum are for the transport `serial`");
     }
 
     #[test]
