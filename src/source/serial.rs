@@ -43,7 +43,6 @@ pub(super) const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// How long a stop waits for what was read to become durable.
 pub(super) const STOP_MAX: Duration = Duration::from_secs(5);
-/// What holds where neither configuration nor profile says anything.
 
 /// Reads the port until `stop` says so (or its sender is gone), and returns when what was read is durable. `settings` are
 /// those of the configuration, completed by the profile (`ProfileSet::resolve`); `framing` is `ProfileSet::framing`, and
