@@ -88,6 +88,11 @@ impl Doc {
         }
     }
 
+    /// The key of the node at `index`.
+    pub(crate) fn key_at(&self, index: usize) -> Option<&str> {
+        self.nodes.get(index).map(|node| self.key(node))
+    }
+
     /// The nodes directly below the one at `index`.
     pub(crate) fn children(&self, index: usize) -> impl Iterator<Item = (usize, &Node)> {
         let end = self.nodes.get(index).map_or(0, |node| node.next as usize);

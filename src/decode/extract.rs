@@ -116,11 +116,10 @@ impl<'a> Place<'a> {
             [.., around, node] => (*node, *around),
             _ => return None,
         };
-        let (position, (_, found)) = self.doc.children(around).enumerate().find(|(_, (index, _))| *index == node)?;
         if self.doc.kind(around) == Some(Kind::List) {
-            return Some(position.to_string());
+            return self.doc.children(around).position(|(index, _)| index == node).map(|position| position.to_string());
         }
-        Some(self.doc.key(found).to_owned())
+        self.doc.key_at(node).map(str::to_owned)
     }
 
     /// Whether all conditions hold that are about other values than the one at hand.

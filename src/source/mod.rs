@@ -2,6 +2,7 @@
 //! its connection, comes back by itself, and acknowledges only what is safe.
 
 pub mod framing;
+mod holder;
 pub mod modbus;
 pub mod mqtt;
 mod poll;

@@ -6,6 +6,7 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags};
 use tokio_serial::{DataBits, FlowControl, SerialPortBuilderExt, SerialStream, StopBits};
 
+use super::holder;
 use crate::config::Parity;
 use crate::service::sandbox;
 
@@ -66,8 +67,22 @@ fn cannot_be_opened(error: &dyn Display) -> String {
 }
 
 fn refused(port: &Path, error: &dyn Display) -> String {
-    match sandbox::port_refused(port) {
-        Some(hint) => format!("cannot be opened: {error}: {hint}"),
+    if let Some(hint) = sandbox::port_refused(port) {
+        return format!("cannot be opened: {error}: {hint}");
+    }
+    match holder::of(port) {
+        Some(holder) => format!("cannot be opened: {error}: {holder} has it; a port is for one program at a time"),
         None => cannot_be_opened(error),
+    }
+}
+
+/// Warns of a program that reads the port too: each would get a part of the bytes.
+pub(super) fn warn_if_shared(source: &str, port: &Path) {
+    if let Some(holder) = holder::of(port) {
+        tracing::warn!(
+            source,
+            "{}: {holder} has it open too, and takes a part of what comes: stop one of the two",
+            port.display()
+        );
     }
 }

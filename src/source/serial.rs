@@ -75,6 +75,7 @@ pub async fn run(
             Ok(stream) => {
                 connects.add(1);
                 link.up("");
+                port::warn_if_shared(&settings.name, &settings.port);
                 if down_told {
                     tracing::info!(source = settings.name, "{port} is back");
                 } else {

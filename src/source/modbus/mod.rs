@@ -179,6 +179,7 @@ impl Source {
         let Modbus { port, baud, parity, stop_bits, rs485, pause, .. } = &self.settings;
         let line = Line { baud: *baud, data_bits: Some(8), parity: *parity, stop_bits: *stop_bits };
         let stream = if *rs485 { port::open_rs485(port, line)? } else { port::open(port, line)? };
+        port::warn_if_shared(&self.settings.name, port);
         let has_parity = !matches!(parity, None | Some(Parity::None));
         let character_bits = 1 + 8 + u32::from(has_parity) + u32::from(stop_bits.unwrap_or(1));
         self.link.up(self.trouble());
