@@ -469,4 +469,26 @@ mod tests {
         assert!(doc.read_json(&format!("[{}0]", "0,".repeat(NODES_MAX))).unwrap_err().too_large);
         assert!(doc.read_json(&"[".repeat(10_000)).is_err());
     }
+
+    #[test]
+    fn cbor_becomes_nodes_and_no_bytes_do_harm() {
+        let mut doc = Doc::default();
+        // {"t": 21.5 (16 bits), 1: h'0aff', "l": [true, null]}
+        doc.read_cbor(b"\xa3\x61t\xf9\x4d\x60\x01\x42\x0a\xff\x61l\x82\xf5\xf6").unwrap();
+        let path = |text: &str| text.split('.').map(Into::into).collect::<Vec<Box<str>>>();
+        assert_eq!(doc.find(&path("t")).unwrap().kind, Kind::Number(21.5));
+        assert_eq!(doc.find(&path("1")).and_then(|node| doc.word(node)).as_deref(), Some("0aff"));
+        assert_eq!(doc.find(&path("l.0")).unwrap().kind, Kind::Flag(true));
+        // Lists in lists, and lengths of what is not there.
+        for bytes in
+            [vec![0x81; 100_000], vec![0x9f; 100_000], vec![0x7b; 9], vec![0x5b; 9], vec![0xbb; 9], vec![0xc6; 9_000]]
+        {
+            assert!(doc.read_cbor(&bytes).is_err());
+        }
+        for _ in 0..20_000 {
+            let bytes: Vec<u8> = (0..fastrand::usize(..64)).map(|_| fastrand::u8(..)).collect();
+            let _ = doc.read_cbor(&bytes);
+            assert!(doc.nodes.len() <= NODES_MAX + 1);
+        }
+    }
 }
