@@ -127,26 +127,26 @@ impl Doc {
         Some(node)
     }
 
-    /// The nodes from the root down to each place that a path matches, in their order; to the root without one.
-    pub(crate) fn places(&self, path: Option<&Path>, out: &mut VecDeque<Vec<usize>>) {
+    /// The nodes from the root down to each place that a path matches, in their order.
+    pub(crate) fn places(&self, path: &Path, out: &mut VecDeque<Vec<usize>>) {
         if self.root().is_some() {
             self.places_below(path, &mut vec![0], out);
         }
     }
 
-    fn places_below(&self, path: Option<&Path>, nodes: &mut Vec<usize>, out: &mut VecDeque<Vec<usize>>) {
+    fn places_below(&self, path: &Path, nodes: &mut Vec<usize>, out: &mut VecDeque<Vec<usize>>) {
         let level = nodes.len() - 1;
-        let Some(path) = path.filter(|path| level < path.levels()) else {
+        if level == path.levels() {
             out.push_back(nodes.clone());
             return;
-        };
+        }
         let Some(&parent) = nodes.last() else { return };
         let in_list = self.kind(parent) == Some(Kind::List);
         for (position, (index, node)) in self.children(parent).enumerate() {
             let fits = if in_list { path.fits(level, &position.to_string()) } else { path.fits(level, self.key(node)) };
             if fits {
                 nodes.push(index);
-                self.places_below(Some(path), nodes, out);
+                self.places_below(path, nodes, out);
                 nodes.pop();
             }
         }

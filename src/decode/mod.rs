@@ -302,16 +302,26 @@ impl Decoder {
             let profile = Arc::clone(&rules.id);
             out.records.push(Record::State(Box::new(DeviceState { device, profile, online: *online, received })));
         }
-        let mut places = std::mem::take(&mut self.places);
+        let of = (device_of_route, captures);
         for (part, rule) in rules.parts.iter().enumerate() {
-            places.clear();
-            self.doc.places(rule.each.as_ref(), &mut places);
-            while let Some(nodes) = places.pop_front() {
-                self.nodes.clone_from(&nodes);
-                self.reading(frame, received, out, (profile, part), (device_of_route, captures), &mut tried);
+            match &rule.each {
+                // The place of nearly all frames, and nothing is allocated for it.
+                None if self.doc.root().is_some() => {
+                    self.nodes.clear();
+                    self.nodes.push(0);
+                    self.reading(frame, received, out, (profile, part), of, &mut tried);
+                }
+                None => {}
+                Some(each) => {
+                    self.places.clear();
+                    self.doc.places(each, &mut self.places);
+                    while let Some(nodes) = self.places.pop_front() {
+                        self.nodes = nodes;
+                        self.reading(frame, received, out, (profile, part), of, &mut tried);
+                    }
+                }
             }
         }
-        self.places = places;
         if tried.readings > 0 {
             return Ok(Outcome::Readings(tried.readings));
         }
@@ -399,7 +409,7 @@ impl Decoder {
     fn look_inside(&mut self, rules: &Profile, profile: usize) -> Step<()> {
         for inside in &rules.inside {
             self.places.clear();
-            self.doc.places(Some(&inside.path), &mut self.places);
+            self.doc.places(&inside.path, &mut self.places);
             // From the last one to the first: what is put in moves all that follows.
             while let Some(nodes) = self.places.pop_back() {
                 let Some(&index) = nodes.last() else { continue };

@@ -400,16 +400,20 @@ fn topics(part: MqttPart) -> Result<Topics, Fault> {
     Ok(Topics { prefix: part.prefix, readings, states, ignore })
 }
 
+pub(super) fn parity(word: Option<&str>, span: &Range<usize>) -> Result<Option<Parity>, Fault> {
+    match word {
+        None => Ok(None),
+        Some("none") => Ok(Some(Parity::None)),
+        Some("odd") => Ok(Some(Parity::Odd)),
+        Some("even") => Ok(Some(Parity::Even)),
+        Some(other) => fault(span, format!("parity `{other}`: expected `none`, `odd` or `even`")),
+    }
+}
+
 fn line_settings(part: Spanned<SerialPart>) -> Result<LineSettings, Fault> {
     let span = part.span();
     let part = part.into_inner();
-    let parity = match part.parity.as_deref() {
-        None => None,
-        Some("none") => Some(Parity::None),
-        Some("odd") => Some(Parity::Odd),
-        Some("even") => Some(Parity::Even),
-        Some(other) => return fault(&span, format!("parity `{other}`: expected `none`, `odd` or `even`")),
-    };
+    let parity = parity(part.parity.as_deref(), &span)?;
     if part.data_bits.is_some_and(|bits| !(5..=8).contains(&bits))
         || part.stop_bits.is_some_and(|bits| !(1..=2).contains(&bits))
     {

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::BinaryKind;
-use super::file::{Fault, fault};
+use super::file::{Fault, fault, parity};
 use crate::config::Parity;
 
 /// Registers that one request may read (6.3 and 6.4 of the specification).
@@ -239,13 +239,7 @@ impl RegisterOrder {
 pub(super) fn bus_settings(part: Spanned<ModbusPart>) -> Result<BusSettings, Fault> {
     let span = part.span();
     let part = part.into_inner();
-    let parity = match part.parity.as_deref() {
-        None => None,
-        Some("none") => Some(Parity::None),
-        Some("odd") => Some(Parity::Odd),
-        Some("even") => Some(Parity::Even),
-        Some(other) => return fault(&span, format!("parity `{other}`: expected `none`, `odd` or `even`")),
-    };
+    let parity = parity(part.parity.as_deref(), &span)?;
     if part.baud == Some(0) || part.stop_bits.is_some_and(|bits| !(1..=2).contains(&bits)) {
         return fault(&span, "expected a baud that is not 0, and 1 or 2 stop_bits");
     }

@@ -36,7 +36,7 @@ mod tests {
     #[tokio::test]
     async fn the_process_that_has_a_port_open_is_named() {
         use std::os::fd::AsRawFd;
-        let (_device, port) = tokio_serial::SerialStream::pair().unwrap();
+        let (_device, port) = crate::source::port::Port::pair().unwrap();
         let path = fs::read_link(format!("/proc/self/fd/{}", port.as_raw_fd())).unwrap();
         assert_eq!(of(&path), None, "this process does not count");
         let mut child =

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
-use tokio_serial::{DataBits, FlowControl, SerialPortBuilderExt, SerialStream, StopBits};
+use tokio_serial::{DataBits, FlowControl, SerialPortBuilderExt, StopBits};
 
 use super::holder;
 use crate::config::Parity;
@@ -12,6 +12,9 @@ use crate::service::sandbox;
 
 /// What holds where neither configuration nor profile says anything.
 pub(super) const BAUD: u32 = 9_600;
+
+/// A port that is open.
+pub(super) type Port = tokio_serial::SerialStream;
 
 /// How a line is set; 9600 8N1 where nothing is said.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,7 +26,7 @@ pub(super) struct Line {
 }
 
 /// Opens a port.
-pub(super) fn open(port: &Path, line: Line) -> Result<SerialStream, String> {
+pub(super) fn open(port: &Path, line: Line) -> Result<Port, String> {
     let builder = tokio_serial::new(port.to_string_lossy(), line.baud.unwrap_or(BAUD))
         .data_bits(match line.data_bits {
             Some(5) => DataBits::Five,
@@ -46,7 +49,7 @@ pub(super) fn open(port: &Path, line: Line) -> Result<SerialStream, String> {
 
 /// The same with the direction of its RS-485 transceiver switched by the kernel, which must be said before the first byte is
 /// sent. The descriptor by which it is said lives until the port is open, so that no driver forgets it in between.
-pub(super) fn open_rs485(port: &Path, line: Line) -> Result<SerialStream, String> {
+pub(super) fn open_rs485(port: &Path, line: Line) -> Result<Port, String> {
     let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let descriptor = rustix::fs::open(port, flags, Mode::empty()).map_err(|error| match error {
         rustix::io::Errno::NOENT => cannot_be_opened(&error),

@@ -434,8 +434,8 @@ mod tests {
     }
 
     /// A pseudo-terminal: what is written to the first can be read from the second.
-    fn terminal() -> (tokio_serial::SerialStream, tokio_serial::SerialStream) {
-        tokio_serial::SerialStream::pair().unwrap()
+    fn terminal() -> (port::Port, port::Port) {
+        port::Port::pair().unwrap()
     }
 
     #[tokio::test]

@@ -205,7 +205,7 @@ mod tests {
 
     use super::*;
 
-    use super::super::tests::{Owned, frame as line};
+    use super::super::tests::{Owned, frame as line, reads};
 
     fn machine(delimiter: &[u8], bytes_max: usize) -> Pieces {
         Pieces::new(Coding::Line, delimiter, bytes_max, Judge::new(None, None))
@@ -279,11 +279,7 @@ mod tests {
                 whole.join();
                 split.join();
             }
-            let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(stream.len())).collect();
-            cuts.extend([0, stream.len()]);
-            cuts.sort_unstable();
-            let pieces: Vec<_> = cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]).collect();
-            prop_assert_eq!(read(&mut whole, &[&stream]), read(&mut split, &pieces));
+            prop_assert_eq!(read(&mut whole, &[&stream]), read(&mut split, &reads(&stream, cuts)));
             whole.end();
             split.end();
             prop_assert_eq!(whole.noise, split.noise);

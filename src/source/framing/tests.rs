@@ -27,6 +27,14 @@ pub(super) fn frame(text: &str) -> Owned {
     Owned::Frame(text.as_bytes().to_vec())
 }
 
+/// A stream as reads that end at these bytes.
+pub(super) fn reads(stream: &[u8], mut cuts: Vec<usize>) -> Vec<&[u8]> {
+    cuts.iter_mut().for_each(|cut| *cut = (*cut).min(stream.len()));
+    cuts.extend([0, stream.len()]);
+    cuts.sort_unstable();
+    cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]).collect()
+}
+
 fn whole(bytes: &[u8]) -> Owned {
     Owned::Frame(bytes.to_vec())
 }
@@ -653,11 +661,7 @@ proptest! {
             whole.join();
             split.join();
         }
-        let mut cuts: Vec<_> = cuts.into_iter().map(|cut| cut.min(stream.len())).collect();
-        cuts.extend([0, stream.len()]);
-        cuts.sort_unstable();
-        let reads: Vec<_> = cuts.windows(2).map(|cut| &stream[cut[0]..cut[1]]).collect();
-        prop_assert_eq!(read(&mut whole, &[&stream]), read(&mut split, &reads));
+        prop_assert_eq!(read(&mut whole, &[&stream]), read(&mut split, &reads(&stream, cuts)));
         prop_assert_eq!(whole.held(), split.held());
         let (mut last, mut last_of_split) = (Vec::new(), Vec::new());
         whole.idle(|found| last.push(Owned::from(found)));

@@ -21,9 +21,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_serial::SerialStream;
 
-use super::port::{self, BAUD, Line};
+use super::port::{self, BAUD, Line, Port};
 use super::serial::{BACKOFF_FIRST, BACKOFF_MAX, PENDING_BYTES_MAX, Pending, STOP_MAX, stopped};
 use crate::clock;
 use crate::config::{Modbus, Parity};
@@ -175,7 +174,7 @@ impl Source {
         }
     }
 
-    fn open(&self) -> Result<Bus<SerialStream>, String> {
+    fn open(&self) -> Result<Bus<Port>, String> {
         let Modbus { port, baud, parity, stop_bits, rs485, pause, .. } = &self.settings;
         let line = Line { baud: *baud, data_bits: Some(8), parity: *parity, stop_bits: *stop_bits };
         let stream = if *rs485 { port::open_rs485(port, line)? } else { port::open(port, line)? };
