@@ -390,6 +390,7 @@ impl Decoder {
             Format::Dsmr => formats::dsmr::dsmr(text, doc),
             Format::Registers(rules) => formats::registers::registers(frame.payload, rules, doc),
             Format::Sml => formats::sml::sml(frame.payload, doc),
+            Format::Mbus => formats::mbus::mbus(frame.payload, doc),
             Format::Senml => formats::senml::senml(frame.payload, &mut self.inner, doc),
         };
         match read {

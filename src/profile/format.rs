@@ -36,6 +36,8 @@ pub enum Format {
     Registers(Registers),
     /// Smart Message Language, as German meters send it: `lists` of `server`, and `values` by OBIS code.
     Sml,
+    /// Telegrams of wired M-Bus: `id`, `manufacturer`, `medium` and so on, and `records`.
+    Mbus,
     /// SenML (RFC 8428) in JSON or CBOR, resolved: `records` of device, time, name, unit and value.
     Senml,
     /// A Sparkplug B payload: `time`, and `metrics` of name, unit, time and value. Its topics are
@@ -53,6 +55,7 @@ impl Format {
                 | Self::Binary(_)
                 | Self::Registers(_)
                 | Self::Sml
+                | Self::Mbus
                 | Self::Senml
                 | Self::Sparkplug
                 | Self::Pairs(_)
@@ -257,7 +260,7 @@ pub(super) struct Parts {
     pub(super) registers: Option<Spanned<RegistersPart>>,
 }
 
-const FORMATS: &str = "`json`, `cbor`, `plain`, `delimited`, `pairs`, `regex`, `binary`, `nmea`, `dsmr`, `registers`, `sml`, `senml` or `sparkplug`";
+const FORMATS: &str = "`json`, `cbor`, `plain`, `delimited`, `pairs`, `regex`, `binary`, `nmea`, `dsmr`, `registers`, `sml`, `mbus`, `senml` or `sparkplug`";
 
 pub(super) fn build(word: &Spanned<String>, parts: Parts) -> Result<Format, Fault> {
     let Parts { mut delimited, mut pairs, mut regex, mut binary, mut registers } = parts;
@@ -270,6 +273,7 @@ pub(super) fn build(word: &Spanned<String>, parts: Parts) -> Result<Format, Faul
         "nmea" => Format::Nmea,
         "dsmr" => Format::Dsmr,
         "sml" => Format::Sml,
+        "mbus" => Format::Mbus,
         "senml" => Format::Senml,
         "sparkplug" => Format::Sparkplug,
         "delimited" => {

@@ -15,6 +15,7 @@ pub mod framing;
 mod path;
 mod registers;
 mod sample;
+mod telegram;
 mod topic;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ pub use registers::{
     exception_text,
 };
 pub use sample::{Heard, Mismatch, Sample, SampleReading, decoder, hear, run_samples, unhex};
+pub use telegram::{Telegram, checksum};
 pub use topic::{LEVELS_MAX, TopicPattern, covers};
 
 use jiff::tz::TimeZone;
