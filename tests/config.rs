@@ -94,7 +94,7 @@ fn each_bad_file_gives_exactly_the_errors_expected() {
 
 #[test]
 fn the_least_configuration_has_the_documented_defaults() {
-    let Config { gateway, mqtt, serial, modbus, rules, outbox, kafka } =
+    let Config { gateway, mqtt, serial, buses, rules, outbox, kafka } =
         load(MINIMAL, Path::new("/etc/tidegate")).unwrap().config;
     assert_eq!(gateway.data_dir, Path::new("/var/lib/tidegate"));
     assert_eq!(gateway.stop_timeout, Duration::from_secs(20));
@@ -102,7 +102,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!((mqtt.name.as_str(), mqtt.host.as_str(), mqtt.port), ("mqtt.home", "broker", 1883));
     assert_eq!((mqtt.version, mqtt.qos, mqtt.in_flight_max), (MqttVersion::V5, 1, 4096));
     assert_eq!((mqtt.retained, mqtt.drop_qos0), (Retained::First, false));
-    assert!(mqtt.tls.is_none() && mqtt.password.is_none() && serial.is_empty() && modbus.is_empty());
+    assert!(mqtt.tls.is_none() && mqtt.password.is_none() && serial.is_empty() && buses.is_empty());
     assert_eq!((outbox.size_max, outbox.when_full, outbox.segment_bytes), (1 << 30, WhenFull::DropOldest, 4 << 20));
     assert!(rules.filters.is_empty() && rules.windows.is_empty());
     assert_eq!((rules.series_max, rules.open_windows_max, rules.state_bytes_max), (10_000, 50_000, 16 << 20));
@@ -218,7 +218,7 @@ fn the_example_documents_every_key() {
 fn documented(table: &toml::Table, path: &str) -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     for (name, value) in table {
-        let name = if ["mqtt", "serial", "modbus", "gateway.labels"].contains(&path) { "*" } else { name };
+        let name = if ["mqtt", "serial", "modbus", "mbus", "gateway.labels"].contains(&path) { "*" } else { name };
         let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
         let tables: Vec<&toml::Table> = match value {
             toml::Value::Table(table) => vec![table],

@@ -81,7 +81,7 @@ fn framing(text: &str) -> Framing {
     );
     match Profile::parse(Path::new("bench.toml"), &text).unwrap().transport {
         Transport::Serial(line) => *line.framing,
-        Transport::Mqtt(_) | Transport::Modbus(_) => Framing::default(),
+        Transport::Mqtt(_) | Transport::Bus(..) => Framing::default(),
     }
 }
 

@@ -149,7 +149,7 @@ fn transport(profile: &Profile) -> &'static str {
     match profile.transport {
         Transport::Mqtt(_) => "mqtt",
         Transport::Serial(_) => "serial",
-        Transport::Modbus(_) => "modbus",
+        Transport::Bus(protocol, _) => protocol.as_str(),
     }
 }
 

@@ -92,8 +92,8 @@ async fn show(setup: Setup, format: Format) -> anyhow::Result<()> {
     for serial in &config.serial {
         expected.push((serial.name.clone(), serial.port.to_string_lossy().into_owned()));
     }
-    for modbus in &config.modbus {
-        expected.extend(modbus.units.iter().map(|unit| (modbus.name.clone(), unit.origin(&modbus.port))));
+    for bus in &config.buses {
+        expected.extend(bus.units.iter().map(|unit| (bus.name.clone(), unit.origin(&bus.port))));
     }
     let printer = Printer::new(&config, format, expected);
     let mut sources = Sources::new(Sink::Print(printer.clone()), Links::default(), Counters::default());

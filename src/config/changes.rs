@@ -3,7 +3,7 @@
 //! Invariant: what is not named here goes on undisturbed, and whatever can change is compared: sections as wholes, so that a
 //! key that is added later cannot be forgotten.
 
-use super::{Config, Modbus, Mqtt, Serial};
+use super::{Bus, Config, Mqtt, Serial};
 
 /// What differs between the configuration that runs and the next one. Sources by their names, such as `mqtt.home`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,8 +51,8 @@ impl Changes {
             |serial| &serial.name,
             |serial: &Serial| profile_changed(&serial.profile),
         );
-        let modbus_profiles = |modbus: &Modbus| modbus.units.iter().any(|unit| profile_changed(&unit.profile));
-        changes.sources(&old.modbus, &new.modbus, |modbus| &modbus.name, modbus_profiles);
+        let bus_profiles = |bus: &Bus| bus.units.iter().any(|unit| profile_changed(&unit.profile));
+        changes.sources(&old.buses, &new.buses, |bus| &bus.name, bus_profiles);
         changes
     }
 

@@ -10,7 +10,7 @@ use toml::de::DeTable;
 
 use super::errors::{Show, place};
 use super::section::{Context, Section};
-use super::{Config, Errors, Place, Problem, rules, secret, sinks, sources};
+use super::{BusProtocol, Config, Errors, Place, Problem, rules, secret, sinks, sources};
 
 /// A configuration file is not larger than this, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -217,18 +217,24 @@ fn config(root: &Section<'_>, purpose: Purpose) -> Config {
     let serial: Vec<_> =
         serial_section.named().into_iter().map(|(name, at)| (sources::serial(&name, &at), at)).collect();
     let modbus_section = root.section("modbus");
-    let modbus: Vec<_> =
-        modbus_section.named().into_iter().map(|(name, at)| (sources::modbus(&name, &at), at)).collect();
-    sources::between(&mqtt, &serial, &modbus);
+    let mbus_section = root.section("mbus");
+    let mut buses = Vec::new();
+    for (section, protocol) in [(&modbus_section, BusProtocol::Modbus), (&mbus_section, BusProtocol::Mbus)] {
+        buses.extend(section.named().into_iter().map(|(name, at)| (sources::bus(protocol, &name, &at), at)));
+    }
+    sources::between(&mqtt, &serial, &buses);
     if matches!(purpose, Purpose::Replay | Purpose::Outbox) {
         // The rules alone are enough.
-    } else if [&mqtt_section, &serial_section, &modbus_section].iter().all(|section| section.is_empty()) {
-        let message =
-            "nothing to collect: expected at least one table [mqtt.NAME], [serial.NAME] or [modbus.NAME]".to_owned();
-        match [("mqtt", &mqtt_section), ("serial", &serial_section), ("modbus", &modbus_section)]
-            .into_iter()
-            .find(|(key, _)| root.has(key))
-        {
+    } else if [&mqtt_section, &serial_section, &modbus_section, &mbus_section].iter().all(|section| section.is_empty()) {
+        let message = "nothing to collect: expected at least one table [mqtt.NAME], [serial.NAME], [modbus.NAME] or [mbus.NAME]"
+            .to_owned();
+        let sections = [
+            ("mqtt", &mqtt_section),
+            ("serial", &serial_section),
+            ("modbus", &modbus_section),
+            ("mbus", &mbus_section),
+        ];
+        match sections.into_iter().find(|(key, _)| root.has(key)) {
             Some((_, head)) => head.problem_here(message),
             None => root.cx.note(None, "", message, None),
         }
@@ -242,7 +248,7 @@ fn config(root: &Section<'_>, purpose: Purpose) -> Config {
         gateway,
         mqtt: mqtt.into_iter().map(|(source, _)| source).collect(),
         serial: serial.into_iter().map(|(source, _)| source).collect(),
-        modbus: modbus.into_iter().map(|(source, _)| source).collect(),
+        buses: buses.into_iter().map(|(source, _)| source).collect(),
         rules,
         outbox,
         kafka,

@@ -49,8 +49,8 @@ pub struct Config {
     pub mqtt: Vec<Mqtt>,
     /// The serial ports, by name.
     pub serial: Vec<Serial>,
-    /// The Modbus lines, by name.
-    pub modbus: Vec<Modbus>,
+    /// The lines of devices that are asked: those of Modbus by name, then those of M-Bus.
+    pub buses: Vec<Bus>,
     /// What happens to readings on the device.
     pub rules: Rules,
     /// The buffer on disk.
@@ -242,12 +242,34 @@ pub struct Serial {
     pub time_zone: Option<String>,
 }
 
-/// `[modbus.NAME]`. What is `None` comes from the profiles, and from the defaults (9600 8N1, every 10 s, 500 ms) where they
-/// are silent too.
+/// What is spoken on a line of devices that are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BusProtocol {
+    /// Modbus RTU.
+    Modbus,
+    /// Wired M-Bus (EN 13757-2).
+    Mbus,
+}
+
+impl BusProtocol {
+    /// The word for it in a configuration and in a profile.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Modbus => "modbus",
+            Self::Mbus => "mbus",
+        }
+    }
+}
+
+/// `[modbus.NAME]` or `[mbus.NAME]`. What is `None` comes from the profiles, and from the protocol's defaults where they are
+/// silent too: 9600 8N1, every 10 s, 500 ms; of M-Bus 2400 8E1, every 15 min, what its standard allows.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Modbus {
-    /// `modbus.NAME`, as it stands in counters and dead letters.
+pub struct Bus {
+    /// `modbus.NAME` or `mbus.NAME`, as it stands in counters and dead letters.
     pub name: String,
+    /// What is spoken.
+    pub protocol: BusProtocol,
     /// The device file, best one below `/dev/serial/by-id`.
     pub port: PathBuf,
     /// Bits a second.
@@ -260,21 +282,21 @@ pub struct Modbus {
     pub rs485: bool,
     /// How often each unit is asked.
     pub every: Option<Duration>,
-    /// How long an answer may take after the request is on the wire.
+    /// How long an answer may take after the request is on the wire; of M-Bus until it begins.
     pub timeout: Option<Duration>,
     /// How often a request is sent again that was not answered.
     pub retries: u8,
     /// How long the line is silent before each request; never shorter than three and a half characters.
     pub pause: Duration,
     /// The devices on it.
-    pub units: Vec<ModbusUnit>,
+    pub units: Vec<BusUnit>,
 }
 
-/// `[[modbus.NAME.unit]]`
+/// `[[modbus.NAME.unit]]` or `[[mbus.NAME.unit]]`
 #[derive(Clone, Debug, PartialEq)]
-pub struct ModbusUnit {
-    /// Its address on the line: 1 to 247, or one of the reserved ones up to 254 to which some devices answer whoever they are.
-    pub address: u8,
+pub struct BusUnit {
+    /// How it is called on the line.
+    pub address: BusAddress,
     /// Its profile.
     pub profile: String,
     /// The device's name in readings; `NAME-ADDRESS` unless set.
@@ -285,7 +307,32 @@ pub struct ModbusUnit {
     pub timeout: Option<Duration>,
 }
 
-impl ModbusUnit {
+/// How a device is called on its line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BusAddress {
+    /// Of Modbus 1 to 247, or one of the reserved ones up to 254 to which some devices answer whoever they are; of M-Bus a primary
+    /// address of 0 to 250, or 254, to which every meter answers.
+    Number(u8),
+    /// A secondary address of M-Bus, as it is on the wire: number, manufacturer, version, medium. `ff` stands for any.
+    Meter([u8; 8]),
+}
+
+impl std::fmt::Display for BusAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Meter([a, b, c, d, rest @ ..]) => {
+                write!(f, "{d:02x}{c:02x}{b:02x}{a:02x}")?;
+                match rest {
+                    [0xff, 0xff, 0xff, 0xff] => Ok(()),
+                    rest => rest.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
+                }
+            }
+        }
+    }
+}
+
+impl BusUnit {
     /// What its frames come from: the port and its address.
     #[must_use]
     pub fn origin(&self, port: &Path) -> String {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::secret::Origin;
 use super::units::{escape, format_duration, format_size};
 use super::{
-    Alarm, ClockTrust, Compression, Filter, FilterAction, Format, Kafka, Layout, Loaded, Modbus, Mqtt, MqttVersion,
+    Alarm, Bus, BusAddress, BusProtocol, ClockTrust, Compression, Filter, FilterAction, Format, Kafka, Layout, Loaded, Mqtt, MqttVersion,
     Outbox, Parity, Persist, Retained, Rules, Select, Serial, Timestamp, Tls, Window, WindowAlarm, sinks, values,
 };
 use crate::reading::Value;
@@ -110,8 +110,8 @@ impl Loaded {
         for source in &self.config.serial {
             serial(&mut page, source);
         }
-        for source in &self.config.modbus {
-            modbus(&mut page, source);
+        for source in &self.config.buses {
+            bus(&mut page, source);
         }
         rules(&mut page, &self.config.rules);
         self.outbox(&mut page, &self.config.outbox);
@@ -262,18 +262,20 @@ fn parity(parity: Parity) -> &'static str {
     }
 }
 
-fn modbus(page: &mut Page, modbus: &Modbus) {
-    page.head(&modbus.name);
-    page.path("port", &modbus.port);
+fn bus(page: &mut Page, bus: &Bus) {
+    page.head(&bus.name);
+    page.path("port", &bus.port);
     // What is left out here comes from the profiles.
-    if let Some(baud) = modbus.baud {
+    if let Some(baud) = bus.baud {
         page.line("baud", baud);
     }
-    page.optional("parity", modbus.parity.map(parity));
-    if let Some(bits) = modbus.stop_bits {
+    page.optional("parity", bus.parity.map(parity));
+    if let Some(bits) = bus.stop_bits {
         page.line("stop_bits", bits);
     }
-    page.line("rs485", modbus.rs485);
+    if bus.protocol == BusProtocol::Modbus {
+        page.line("rs485", bus.rs485);
+    }
     let asking = |page: &mut Page, every: Option<Duration>, timeout: Option<Duration>| {
         for (key, duration) in [("every", every), ("timeout", timeout)] {
             if let Some(duration) = duration {
@@ -281,12 +283,15 @@ fn modbus(page: &mut Page, modbus: &Modbus) {
             }
         }
     };
-    asking(page, modbus.every, modbus.timeout);
-    page.line("retries", modbus.retries);
-    page.duration("pause", modbus.pause);
-    for unit in &modbus.units {
-        page.head(&format!("[{}.unit]", modbus.name));
-        page.line("address", unit.address);
+    asking(page, bus.every, bus.timeout);
+    page.line("retries", bus.retries);
+    page.duration("pause", bus.pause);
+    for unit in &bus.units {
+        page.head(&format!("[{}.unit]", bus.name));
+        match unit.address {
+            BusAddress::Number(number) => page.line("address", number),
+            meter @ BusAddress::Meter(_) => page.text("id", &meter.to_string()),
+        }
         page.text("profile", &unit.profile);
         page.text("device", &unit.device);
         asking(page, unit.every, unit.timeout);

@@ -1,4 +1,4 @@
-//! `[gateway]`, `[mqtt.NAME]`, `[serial.NAME]` and `[modbus.NAME]`: their keys, defaults and bounds.
+//! `[gateway]`, `[mqtt.NAME]`, `[serial.NAME]`, `[modbus.NAME]` and `[mbus.NAME]`: their keys, defaults and bounds.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::field::{Field, clip_path};
 use super::section::Section;
 use super::{
-    ClockTrust, Gateway, Modbus, ModbusUnit, Mqtt, MqttVersion, Parity, ProfileUse, Retained, Serial, Tls, secret,
+    Bus, BusAddress, BusProtocol, BusUnit, ClockTrust, Gateway, Mqtt, MqttVersion, Parity, ProfileUse, Retained, Serial, Tls, secret,
     units, values,
 };
 
@@ -256,53 +256,83 @@ fn parity(section: &Section<'_>) -> Option<Parity> {
     section.choice("parity", &[("none", Parity::None), ("odd", Parity::Odd), ("even", Parity::Even)])
 }
 
-/// `[modbus.NAME]`
-pub(super) fn modbus(name: &str, section: &Section<'_>) -> Modbus {
+/// `[modbus.NAME]` and `[mbus.NAME]`
+pub(super) fn bus(protocol: BusProtocol, name: &str, section: &Section<'_>) -> Bus {
     let tables = section.tables("unit");
-    let units: Vec<_> = tables.iter().map(|table| modbus_unit(name, table)).collect();
+    let units: Vec<BusUnit> = tables.iter().map(|table| bus_unit(protocol, name, table)).collect();
+    let word = protocol.as_str();
     if !section.has("unit") {
-        let message = "missing: expected the devices on this line, each headed [[modbus.NAME.unit]]".to_owned();
+        let message = format!("missing: expected the devices on this line, each headed [[{word}.NAME.unit]]");
         section.problem_at("unit", message, None);
     }
     for (index, (unit, table)) in units.iter().zip(&tables).enumerate() {
         let before = &units[..index];
-        if unit.address != 0 && before.iter().any(|other| other.address == unit.address) {
-            let message = format!("{} is the address of another unit on this line already", unit.address);
-            table.problem_with("address", message);
+        let key = if matches!(unit.address, BusAddress::Meter(_)) { "id" } else { "address" };
+        // One that was refused is told already.
+        if table.has(key) && unit.address != UNKNOWN && before.iter().any(|other| other.address == unit.address) {
+            table.problem_with(key, format!("{} is the {key} of another unit on this line already", unit.address));
         }
         if before.iter().any(|other| other.device == unit.device) {
             let message = format!("\"{}\" is the name of another unit on this line already", units::clip(&unit.device));
             table.problem_with("device", message);
         }
     }
-    let modbus = Modbus {
-        name: format!("modbus.{name}"),
+    let bus = Bus {
+        name: format!("{word}.{name}"),
+        protocol,
         port: port(section),
         baud: section.integer("baud", 50..=4_000_000),
         parity: parity(section),
         stop_bits: section.integer("stop_bits", 1..=2),
-        rs485: section.boolean("rs485").unwrap_or(false),
-        every: section.duration("every", ms(100)..=DAY),
-        timeout: section.duration("timeout", ms(20)..=secs(10)),
+        rs485: protocol == BusProtocol::Modbus && section.boolean("rs485").unwrap_or(false),
+        every: every(section),
+        timeout: section.duration("timeout", TIMEOUT),
         retries: section.integer("retries", 0..=10).unwrap_or(2),
         pause: section.duration("pause", ms(0)..=secs(1)).unwrap_or(ms(0)),
         units,
     };
     section.finish();
-    modbus
+    bus
 }
 
-fn modbus_unit(name: &str, section: &Section<'_>) -> ModbusUnit {
-    let address = section.require("address", "1 to 254").and_then(|field| field.integer(1..=254)).unwrap_or(0);
-    let unit = ModbusUnit {
+/// Stands for an address that was refused: a broadcast, to which nobody answers.
+const UNKNOWN: BusAddress = BusAddress::Number(255);
+
+/// How long an answer may take.
+const TIMEOUT: std::ops::RangeInclusive<Duration> = ms(20)..=secs(10);
+
+fn every(section: &Section<'_>) -> Option<Duration> {
+    section.duration("every", ms(100)..=DAY * 31)
+}
+
+fn bus_unit(protocol: BusProtocol, name: &str, section: &Section<'_>) -> BusUnit {
+    let address = match protocol {
+        BusProtocol::Modbus => section.require("address", "1 to 254").and_then(|field| field.integer(1..=254)),
+        BusProtocol::Mbus if section.has("id") => {
+            if section.has("address") {
+                section.problem_with("address", "expected either an address or an id".to_owned());
+            }
+            None
+        }
+        BusProtocol::Mbus => {
+            let expected = "the primary address, 0 to 250, or as `id` the number of the meter";
+            section.require("address", expected).and_then(|field| field.integer(0..=254))
+        }
+    };
+    if let Some(reserved @ 251..=253) = address.filter(|_| protocol == BusProtocol::Mbus) {
+        section.problem_with("address", format!("expected 0 to 250, or 254 for the only meter on the line, found {reserved}"));
+    }
+    let id = if protocol == BusProtocol::Mbus { section.checked("id", values::meter_id) } else { None };
+    let address = id.map(BusAddress::Meter).or(address.map(BusAddress::Number)).unwrap_or(UNKNOWN);
+    let unit = BusUnit {
         address,
         profile: section
             .require("profile", "the id of a profile")
             .and_then(|field| field.checked(values::profile_id))
             .unwrap_or_default(),
         device: section.checked("device", values::printable(128)).unwrap_or_else(|| format!("{name}-{address}")),
-        every: section.duration("every", ms(100)..=DAY),
-        timeout: section.duration("timeout", ms(20)..=secs(10)),
+        every: every(section),
+        timeout: section.duration("timeout", TIMEOUT),
     };
     section.finish();
     unit
@@ -324,7 +354,7 @@ fn port(section: &Section<'_>) -> PathBuf {
 pub(super) fn between(
     mqtt: &[(Mqtt, Section<'_>)],
     serial: &[(Serial, Section<'_>)],
-    modbus: &[(Modbus, Section<'_>)],
+    buses: &[(Bus, Section<'_>)],
 ) {
     for (index, (source, section)) in mqtt.iter().enumerate() {
         let same = |other: &Mqtt| {
@@ -340,8 +370,8 @@ pub(super) fn between(
         }
     }
     let serial = serial.iter().map(|(source, section)| (&source.name, &source.port, section));
-    let modbus = modbus.iter().map(|(source, section)| (&source.name, &source.port, section));
-    let ports: Vec<_> = serial.chain(modbus).collect();
+    let buses = buses.iter().map(|(source, section)| (&source.name, &source.port, section));
+    let ports: Vec<_> = serial.chain(buses).collect();
     for (index, (_, port, section)) in ports.iter().enumerate() {
         let same = |other: &PathBuf| other == *port && !port.as_os_str().is_empty();
         if let Some((other, ..)) = ports[..index].iter().find(|(_, other, _)| same(other)) {

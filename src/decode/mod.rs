@@ -18,9 +18,10 @@ use foldhash::{HashMap, HashMapExt};
 use jiff::tz::TimeZone;
 
 pub use extract::{FIELDS_MAX, TEXT_BYTES_MAX};
+pub(crate) use formats::mbus::more_telegrams_follow;
 pub use time::TimeFormat;
 
-use crate::config::{Modbus, Mqtt, Serial};
+use crate::config::{Bus, BusProtocol, Mqtt, Serial};
 use crate::counters::{Count, Counter, Counters};
 use crate::profile::{Format, KeyPath, PatternError, Profile, ProfileSet, TimeRule, Transport, UnknownProfile};
 use crate::reading::{
@@ -166,14 +167,14 @@ impl Decoder {
         Self::new(vec![Extractor::new(profile)], routes, settings.time_zone.as_deref(), &settings.name)
     }
 
-    /// A decoder for the devices of a Modbus: a frame's origin is the [`ModbusUnit::origin`](crate::config::ModbusUnit::origin)
-    /// of the device that it came from.
-    pub fn for_modbus(settings: &Modbus, profiles: &ProfileSet) -> Result<Self, DecoderError> {
+    /// A decoder for the devices of a bus: a frame's origin is the [`BusUnit::origin`](crate::config::BusUnit::origin) of the
+    /// device that it came from.
+    pub fn for_bus(settings: &Bus, profiles: &ProfileSet) -> Result<Self, DecoderError> {
         let mut extractors: Vec<Extractor> = Vec::new();
         let mut units = Vec::new();
         for unit in &settings.units {
             let profile = find(profiles, &unit.profile, &settings.name)?;
-            if !matches!(profile.transport, Transport::Modbus(_)) {
+            if profile.transport.bus().is_none_or(|(protocol, _)| protocol != settings.protocol) {
                 return Err(wrong_transport(&settings.name, &profile));
             }
             let known = extractors.iter().position(|extractor| extractor.profile().id == profile.id);
@@ -670,7 +671,8 @@ fn wrong_transport(origin: &str, profile: &Profile) -> DecoderError {
     let expected = match profile.transport {
         Transport::Mqtt(_) => "MQTT",
         Transport::Serial(_) => "serial",
-        Transport::Modbus(_) => "Modbus",
+        Transport::Bus(BusProtocol::Modbus, _) => "Modbus",
+        Transport::Bus(BusProtocol::Mbus, _) => "M-Bus",
     };
     DecoderError::WrongTransport { origin: origin.to_owned(), profile: Arc::clone(&profile.id), expected }
 }

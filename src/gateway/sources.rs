@@ -15,7 +15,7 @@ use crate::decode::{Decoder, DecoderError};
 use crate::intake::{Intake, Sink};
 use crate::profile::framing::Framing;
 use crate::profile::{Poll, ProfileSet};
-use crate::source::{modbus, mqtt, serial};
+use crate::source::{bus, mqtt, serial};
 use crate::status::Links;
 
 /// All sources of a gateway.
@@ -48,7 +48,7 @@ struct Subscribed {
 pub(crate) struct Prepared {
     mqtt: Vec<(config::Mqtt, String, Decoder)>,
     serial: Vec<(config::Serial, Framing, Option<Poll>, Decoder)>,
-    modbus: Vec<(config::Modbus, ProfileSet, Decoder)>,
+    buses: Vec<(config::Bus, ProfileSet, Decoder)>,
 }
 
 impl Sources {
@@ -79,18 +79,18 @@ impl Sources {
             let framing = profiles.framing(settings).unwrap_or_default();
             prepared.serial.push((resolved, framing, profiles.poll(&settings.profile), decoder));
         }
-        for settings in config.modbus.iter().filter(|settings| wanted(&settings.name)) {
-            let decoder = Decoder::for_modbus(settings, profiles)?;
+        for settings in config.buses.iter().filter(|settings| wanted(&settings.name)) {
+            let decoder = Decoder::for_bus(settings, profiles)?;
             // A setup that is fit to run has no conflict.
-            let resolved = profiles.resolve_modbus(settings).unwrap_or_else(|_| settings.clone());
-            prepared.modbus.push((resolved, profiles.clone(), decoder));
+            let resolved = profiles.resolve_bus(settings).unwrap_or_else(|_| settings.clone());
+            prepared.buses.push((resolved, profiles.clone(), decoder));
         }
         Ok(prepared)
     }
 
     /// Starts them. `before` is what [`Sources::stop`] gave of those that ran under their names.
     pub(crate) fn start(&mut self, prepared: Prepared, before: &Stopped) {
-        let Prepared { mqtt, serial, modbus } = prepared;
+        let Prepared { mqtt, serial, buses } = prepared;
         for (settings, client_id, decoder) in mqtt {
             let session = format!("{}/{client_id}", settings.name);
             let decoder = decoder.counting(&self.counters);
@@ -116,13 +116,13 @@ impl Sources {
             let task = self.tasks.spawn(source).id();
             self.running.insert(name, Running { stop, task, subscribed: None });
         }
-        for (settings, profiles, decoder) in modbus {
+        for (settings, profiles, decoder) in buses {
             let decoder = decoder.counting(&self.counters);
             let intake = Intake::new(&settings.name, None, decoder, self.sink.clone(), &self.counters);
             let link = self.links.link(&settings.name);
             let (stop, stopped) = watch::channel(false);
             let name = settings.name.clone();
-            let source = modbus::run(settings, profiles, intake, link, self.counters.clone(), stopped);
+            let source = bus::run(settings, profiles, intake, link, self.counters.clone(), stopped);
             let task = self.tasks.spawn(source).id();
             self.running.insert(name, Running { stop, task, subscribed: None });
         }

@@ -11,12 +11,12 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::format::{self, BinaryPart, DelimitedPart, Format, InsidePart, PairsPart, Parts, RegexPart};
-use super::registers::{ModbusPart, RegistersPart, bus_settings, duration};
+use super::registers::{BusPart, RegistersPart, bus_settings, duration};
 use super::{
     Condition, Convert, FieldRule, KeyPath, LineSettings, NamePattern, Part, Path, PatternError, Poll, Profile,
     ProfileError, Sample, StateRule, TimeRule, Topics, Transport, UnitRule, ValueType, framing, sample,
 };
-use crate::config::Parity;
+use crate::config::{BusProtocol, Parity};
 use crate::decode::TimeFormat;
 use crate::profile::TopicPattern;
 use crate::reading::MeasurementKind;
@@ -36,7 +36,8 @@ struct ProfileFile {
     serial: Option<Spanned<SerialPart>>,
     framing: Option<Spanned<framing::FramingPart>>,
     checksum: Option<Spanned<framing::ChecksumPart>>,
-    modbus: Option<Spanned<ModbusPart>>,
+    modbus: Option<Spanned<BusPart>>,
+    mbus: Option<Spanned<BusPart>>,
     poll: Option<Spanned<PollPart>>,
     delimited: Option<Spanned<DelimitedPart>>,
     pairs: Option<Spanned<PairsPart>>,
@@ -239,6 +240,9 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
     if is_registers != (parts.transport.get_ref() == "modbus") {
         return fault(&parts.format.span(), "the format `registers` and the transport `modbus` belong together");
     }
+    if parts.transport.get_ref() == "mbus" && !matches!(format, Format::Mbus) {
+        return fault(&parts.format.span(), "the transport `mbus` brings the format `mbus`");
+    }
     if let Some(poll) = parts.poll.as_ref().filter(|_| parts.transport.get_ref() != "serial") {
         return fault(&poll.span(), "poll: it is for the transport `serial`");
     }
@@ -250,17 +254,19 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
     {
         return fault(&span, "framing and checksum are for the transport `serial`");
     }
-    let transport = match (parts.transport.get_ref().as_str(), parts.mqtt, parts.serial, parts.modbus) {
-        ("mqtt", Some(mqtt), None, None) => Transport::Mqtt(topics(mqtt.into_inner())?),
-        ("modbus", None, None, modbus) => Transport::Modbus(modbus.map(bus_settings).transpose()?.unwrap_or_default()),
-        ("serial", None, serial, None) => {
+    let line = |part: Option<Spanned<BusPart>>| part.map(bus_settings).transpose().map(Option::unwrap_or_default);
+    let transport = match (parts.transport.get_ref().as_str(), parts.mqtt, parts.serial, parts.modbus, parts.mbus) {
+        ("mqtt", Some(mqtt), None, None, None) => Transport::Mqtt(topics(mqtt.into_inner())?),
+        ("modbus", None, None, modbus, None) => Transport::Bus(BusProtocol::Modbus, line(modbus)?),
+        ("mbus", None, None, None, mbus) => Transport::Bus(BusProtocol::Mbus, line(mbus)?),
+        ("serial", None, serial, None, None) => {
             let mut line = serial.map_or_else(|| Ok(LineSettings::default()), line_settings)?;
             *line.framing = framing::framing(&line, parts.framing, parts.checksum)?;
             line.poll = parts.poll.map(poll).transpose()?;
             Transport::Serial(line)
         }
-        ("mqtt", None, None, None) => return fault(&parts.transport.span(), "expected a [mqtt] part with its topics"),
-        ("mqtt" | "serial" | "modbus", ..) => {
+        ("mqtt", None, None, None, None) => return fault(&parts.transport.span(), "expected a [mqtt] part with its topics"),
+        ("mqtt" | "serial" | "modbus" | "mbus", ..) => {
             return fault(
                 &parts.transport.span(),
                 "found the part of another transport: remove it, or change `transport`",
@@ -269,7 +275,7 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
         (other, ..) => {
             return fault(
                 &parts.transport.span(),
-                format!("transport `{other}`: expected `mqtt`, `serial` or `modbus`"),
+                format!("transport `{other}`: expected `mqtt`, `serial`, `modbus` or `mbus`"),
             );
         }
     };

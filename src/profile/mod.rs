@@ -39,7 +39,7 @@ pub use topic::{LEVELS_MAX, TopicPattern, covers};
 
 use jiff::tz::TimeZone;
 
-use crate::config::{Modbus, Parity, Serial};
+use crate::config::{Bus, BusAddress, BusProtocol, Parity, Serial};
 use crate::decode::TimeFormat;
 use crate::reading::MeasurementKind;
 
@@ -103,8 +103,19 @@ pub enum Transport {
     Mqtt(Topics),
     /// As lines of a serial port.
     Serial(LineSettings),
-    /// As registers that a Modbus device is asked for.
-    Modbus(BusSettings),
+    /// As what a device answers that is asked: registers of Modbus, telegrams of M-Bus.
+    Bus(BusProtocol, BusSettings),
+}
+
+impl Transport {
+    /// Of a device that is asked on a bus: what is spoken there, and how the bus is set.
+    #[must_use]
+    pub fn bus(&self) -> Option<(BusProtocol, &BusSettings)> {
+        match self {
+            Self::Bus(protocol, settings) => Some((*protocol, settings)),
+            Self::Mqtt(_) | Self::Serial(_) => None,
+        }
+    }
 }
 
 /// The topics of a profile, as written in the file: they are parsed when the prefix is known.
@@ -426,7 +437,7 @@ impl ProfileSet {
     pub fn framing(&self, serial: &Serial) -> Result<Framing, UnknownProfile> {
         let mut framing = match &self.get(&serial.profile)?.transport {
             Transport::Serial(line) => Framing::clone(&line.framing),
-            Transport::Mqtt(_) | Transport::Modbus(_) => Framing::default(),
+            Transport::Mqtt(_) | Transport::Bus(..) => Framing::default(),
         };
         if let Some(delimiter) = &serial.delimiter {
             framing.kind = FramingKind::Delimiter(delimiter.clone());
@@ -440,28 +451,25 @@ impl ProfileSet {
     pub fn poll(&self, id: &str) -> Option<Poll> {
         match &self.profiles.get(id)?.transport {
             Transport::Serial(line) => line.poll.clone(),
-            Transport::Mqtt(_) | Transport::Modbus(_) => None,
+            Transport::Mqtt(_) | Transport::Bus(..) => None,
         }
     }
 
-    /// The settings of a Modbus, completed by what the profiles of its devices say.
+    /// The settings of a bus, completed by what the profiles of its devices say.
     ///
     /// # Errors
     /// When two devices are shipped with other settings of the line, and the configuration leaves it to them.
-    pub fn resolve_modbus(&self, modbus: &Modbus) -> Result<Modbus, LineConflict> {
-        let mut resolved = modbus.clone();
-        let buses: Vec<(u8, &BusSettings)> = modbus
+    pub fn resolve_bus(&self, bus: &Bus) -> Result<Bus, LineConflict> {
+        let mut resolved = bus.clone();
+        let said: Vec<(BusAddress, &BusSettings)> = bus
             .units
             .iter()
-            .filter_map(|unit| match &self.profiles.get(unit.profile.as_str())?.transport {
-                Transport::Modbus(bus) => Some((unit.address, bus)),
-                Transport::Mqtt(_) | Transport::Serial(_) => None,
-            })
+            .filter_map(|unit| Some((unit.address, self.profiles.get(unit.profile.as_str())?.transport.bus()?.1)))
             .collect();
         fn agree<T: Copy + PartialEq>(
             own: Option<T>,
             key: &'static str,
-            of: impl Iterator<Item = (u8, Option<T>)>,
+            of: impl Iterator<Item = (BusAddress, Option<T>)>,
         ) -> Result<Option<T>, LineConflict> {
             if own.is_some() {
                 return Ok(own);
@@ -473,14 +481,14 @@ impl ProfileSet {
                 None => Ok(Some(value)),
             }
         }
-        let of = || buses.iter().copied();
-        resolved.baud = agree(modbus.baud, "baud", of().map(|(unit, bus)| (unit, bus.baud)))?;
-        resolved.parity = agree(modbus.parity, "parity", of().map(|(unit, bus)| (unit, bus.parity)))?;
-        resolved.stop_bits = agree(modbus.stop_bits, "stop_bits", of().map(|(unit, bus)| (unit, bus.stop_bits)))?;
+        let of = || said.iter().copied();
+        resolved.baud = agree(bus.baud, "baud", of().map(|(unit, line)| (unit, line.baud)))?;
+        resolved.parity = agree(bus.parity, "parity", of().map(|(unit, line)| (unit, line.parity)))?;
+        resolved.stop_bits = agree(bus.stop_bits, "stop_bits", of().map(|(unit, line)| (unit, line.stop_bits)))?;
         for unit in &mut resolved.units {
-            let bus = buses.iter().find(|(address, _)| *address == unit.address).map(|(_, bus)| *bus);
-            unit.every = unit.every.or(modbus.every).or(bus.and_then(|bus| bus.every));
-            unit.timeout = unit.timeout.or(modbus.timeout).or(bus.and_then(|bus| bus.timeout));
+            let line = said.iter().find(|(address, _)| *address == unit.address).map(|(_, line)| *line);
+            unit.every = unit.every.or(bus.every).or(line.and_then(|line| line.every));
+            unit.timeout = unit.timeout.or(bus.timeout).or(line.and_then(|line| line.timeout));
         }
         Ok(resolved)
     }
@@ -495,9 +503,9 @@ pub struct LineConflict {
     /// The key that must be said.
     pub key: &'static str,
     /// The address of one of them.
-    pub first: u8,
+    pub first: BusAddress,
     /// The address of another one.
-    pub second: u8,
+    pub second: BusAddress,
 }
 
 fn collect(dir: &FilePath, depth: usize, files: &mut Vec<PathBuf>, errors: &mut Vec<ProfileError>) {

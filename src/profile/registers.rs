@@ -161,7 +161,7 @@ pub(super) struct RegistersPart {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ModbusPart {
+pub(super) struct BusPart {
     baud: Option<u32>,
     parity: Option<String>,
     stop_bits: Option<u8>,
@@ -236,7 +236,7 @@ impl RegisterOrder {
     }
 }
 
-pub(super) fn bus_settings(part: Spanned<ModbusPart>) -> Result<BusSettings, Fault> {
+pub(super) fn bus_settings(part: Spanned<BusPart>) -> Result<BusSettings, Fault> {
     let span = part.span();
     let part = part.into_inner();
     let parity = parity(part.parity.as_deref(), &span)?;

@@ -15,7 +15,7 @@ use toml::Spanned;
 use super::file::{Fault, fault};
 use super::framing::{Framing, FramingKind};
 use super::{Profile, ProfileSet, Transport, registers};
-use crate::config::{Modbus, ModbusUnit, Mqtt, MqttVersion, ProfileUse, Retained, Serial};
+use crate::config::{Bus, BusAddress, BusProtocol, BusUnit, Mqtt, MqttVersion, ProfileUse, Retained, Serial};
 use crate::decode::{Decoder, Outcome};
 use crate::reading::{Batch, Frame, Reason, Record, Stamp, TimeQuality, Value};
 use crate::source::framing::{Found, Framer};
@@ -335,7 +335,7 @@ fn run(profile: &Profile, sample: &Sample) -> Option<Mismatch> {
 
 /// Where a sample comes from that does not say it.
 fn origin(transport: &Transport) -> &'static str {
-    if matches!(transport, Transport::Modbus(_)) { "sample#1" } else { "sample" }
+    if transport.bus().is_some() { "sample#1" } else { "sample" }
 }
 
 /// A decoder with this profile alone.
@@ -349,7 +349,7 @@ pub fn decoder(profile: &Profile, time_zone: Option<String>) -> Result<Decoder, 
     let decoder = match &profile.transport {
         Transport::Mqtt(_) => Decoder::for_mqtt(&mqtt(id, time_zone), &profiles),
         Transport::Serial(_) => Decoder::for_serial(&serial(id, time_zone), &profiles),
-        Transport::Modbus(_) => Decoder::for_modbus(&modbus(id), &profiles),
+        Transport::Bus(protocol, _) => Decoder::for_bus(&bus(*protocol, id), &profiles),
     };
     decoder.map_err(|error| error.to_string())
 }
@@ -395,10 +395,12 @@ fn serial(profile: String, time_zone: Option<String>) -> Serial {
 }
 
 /// With one device, which is [`origin`]'s.
-fn modbus(profile: String) -> Modbus {
-    let unit = ModbusUnit { address: 1, profile, device: "sample".to_owned(), every: None, timeout: None };
-    Modbus {
+fn bus(protocol: BusProtocol, profile: String) -> Bus {
+    let address = BusAddress::Number(1);
+    let unit = BusUnit { address, profile, device: "sample".to_owned(), every: None, timeout: None };
+    Bus {
         name: "sample".to_owned(),
+        protocol,
         port: PathBuf::from("sample"),
         baud: None,
         parity: None,

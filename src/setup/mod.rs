@@ -68,8 +68,8 @@ impl Setup {
     fn used(&self) -> impl Iterator<Item = &str> {
         let config = self.config();
         let mqtt = config.mqtt.iter().flat_map(|mqtt| &mqtt.profiles).map(|used| used.id.as_str());
-        let modbus = config.modbus.iter().flat_map(|modbus| &modbus.units).map(|unit| unit.profile.as_str());
-        mqtt.chain(config.serial.iter().map(|serial| serial.profile.as_str())).chain(modbus)
+        let buses = config.buses.iter().flat_map(|bus| &bus.units).map(|unit| unit.profile.as_str());
+        mqtt.chain(config.serial.iter().map(|serial| serial.profile.as_str())).chain(buses)
     }
 
     /// What is wrong with the profiles that it uses.
@@ -85,11 +85,11 @@ impl Setup {
                 problems.push(self.loaded.problem(&format!("{}.profile", serial.name), error.to_string(), None));
             }
         }
-        for modbus in &self.config().modbus {
-            if let Err(error) = Decoder::for_modbus(modbus, &self.profiles) {
-                problems.push(self.loaded.problem(&format!("{}.unit", modbus.name), error.to_string(), None));
-            } else if let Err(error) = self.profiles.resolve_modbus(modbus) {
-                problems.push(self.loaded.problem(&format!("{}.{}", modbus.name, error.key), error.to_string(), None));
+        for bus in &self.config().buses {
+            if let Err(error) = Decoder::for_bus(bus, &self.profiles) {
+                problems.push(self.loaded.problem(&format!("{}.unit", bus.name), error.to_string(), None));
+            } else if let Err(error) = self.profiles.resolve_bus(bus) {
+                problems.push(self.loaded.problem(&format!("{}.{}", bus.name, error.key), error.to_string(), None));
             }
         }
         problems

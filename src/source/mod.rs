@@ -1,9 +1,9 @@
 //! Sources: where bytes come from. Each reads all that is there at once and hands it over as one batch of frames; each owns
 //! its connection, comes back by itself, and acknowledges only what is safe.
 
+pub mod bus;
 pub mod framing;
 mod holder;
-pub mod modbus;
 pub mod mqtt;
 mod poll;
 mod port;

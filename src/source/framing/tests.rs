@@ -50,7 +50,7 @@ fn framing(text: &str) -> Framing {
     let profile = Profile::parse("test.toml".as_ref(), &format!("{head}{text}")).unwrap();
     match profile.transport {
         Transport::Serial(line) => *line.framing,
-        Transport::Mqtt(_) | Transport::Modbus(_) => panic!("not serial"),
+        Transport::Mqtt(_) | Transport::Bus(..) => panic!("not serial"),
     }
 }
 

@@ -25,8 +25,12 @@ use vif::Meaning;
 /// Extensions of a data information field that the standard allows.
 const DIFES_MAX: usize = 10;
 const EXTENSION: u8 = 0x80;
-/// A meter that has no more telegrams than this is read whole; the source asks for no more of them.
+/// Stands between records and says nothing.
 const IDLE: u8 = 0x2f;
+/// What is behind it is the manufacturer's …
+const MANUFACTURER: u8 = 0x0f;
+/// … and there are more telegrams.
+const MORE_FOLLOW: u8 = 0x1f;
 
 /// What stands before the records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +71,22 @@ pub(in crate::decode) fn mbus(frame: &[u8], doc: &mut Doc) -> Result<(), Refusal
     doc.end(list);
     doc.end(0);
     fits(doc)
+}
+
+/// Whether a meter has more to say than this telegram holds.
+pub(crate) fn more_telegrams_follow(telegram: &Telegram<'_>) -> bool {
+    let Ok((_, mut rest)) = header(telegram) else { return false };
+    while let Some(&field) = rest.first() {
+        match field {
+            IDLE => rest = &rest[1..],
+            MORE_FOLLOW => return true,
+            _ => match record(rest) {
+                Some((_, _, taken)) => rest = &rest[taken..],
+                None => return false,
+            },
+        }
+    }
+    false
 }
 
 /// The header of a telegram, and the records behind it.
@@ -172,8 +192,7 @@ fn put_records(mut rest: &[u8], doc: &mut Doc) -> bool {
     while let Some(&field) = rest.first() {
         match field {
             IDLE => rest = &rest[1..],
-            // From here on it is the manufacturer's; 1f says that more telegrams follow.
-            0x0f | 0x1f => return true,
+            MANUFACTURER | MORE_FOLLOW => return true,
             _ => match record(rest) {
                 Some((head, value, taken)) => {
                     put_record(&head, &value, doc);

@@ -1,54 +1,46 @@
-//! Devices on a Modbus line (RTU): each is asked for its registers in turn, and one round of one device is one frame.
+//! Devices on a line that only answer, asked in turn: one round of one device is one frame.
 //!
-//! `wire` has requests and answers as bytes, `line` one exchange and the silence around it, `plan` which requests bring a
-//! profile's registers, `schedule` who is asked next; the frame's layout is in `profile::registers`.
+//! `line` has one exchange and the silence around it, `ask` an exchange that is tried again, `schedule` who is asked next;
+//! `modbus` and `mbus` what is asked for in a round, and how that is written.
 //!
 //! Invariants: the task never ends but by `stop`; only one request is under way; a device that does not answer is told to be
 //! offline after [`FAILURES_OFFLINE`](schedule) rounds, and online with its next answer, once in each run at least, since nobody
 //! else knows; what one device does delays another by the time of one request at most, once it is known not to answer. Every
 //! request that was not answered well is counted by device and cause.
 
+mod ask;
 mod line;
-mod plan;
+mod mbus;
+mod modbus;
 mod schedule;
-mod wire;
 
-use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::port::{self, BAUD, Line, Port};
+use super::port::{self, Line, Port};
 use super::serial::{BACKOFF_FIRST, BACKOFF_MAX, PENDING_BYTES_MAX, Pending, STOP_MAX, stopped};
 use crate::clock;
-use crate::config::{Modbus, Parity};
+use crate::config::{self, BusAddress, BusProtocol, Parity};
 use crate::counters::{Count, Counter, Counters};
 use crate::intake::Intake;
 use crate::log::Throttle;
-use crate::profile::{Format, ProfileSet, RegisterBlock, exception_text};
+use crate::profile::{Format, Profile, ProfileSet};
 use crate::reading::{Frames, Name};
 use crate::status::Link;
-use line::{Bus, Outcome};
-use plan::Read;
+use ask::{Asking, Known};
+use line::{Bus, Patience};
 use schedule::Turn;
-use wire::Answer;
-
-/// What holds where neither configuration nor profile says anything.
-const EVERY: Duration = Duration::from_secs(10);
-const TIMEOUT: Duration = Duration::from_millis(500);
-/// Requests of one round without an answer, none before them having had one, after which the round is given up.
-const SILENT_MAX: usize = 2;
-/// "Illegal data address" and "illegal data value": perhaps only a part of what was asked for is not there.
-const PARTS_MAY_BE_THERE: [u8; 2] = [2, 3];
 
 /// Asks until `stop` says so (or its sender is gone), and returns when what was read is durable. `settings` are those of the
-/// configuration, completed by the profiles (`ProfileSet::resolve_modbus`).
+/// configuration, completed by the profiles (`ProfileSet::resolve_bus`).
 pub async fn run(
-    settings: Modbus,
+    settings: config::Bus,
     profiles: ProfileSet,
     intake: Intake,
     link: Link,
@@ -110,24 +102,37 @@ pub async fn run(
 /// A device on the line.
 #[derive(Debug)]
 struct Unit {
-    address: u8,
     device: Name,
     profile: Name,
     origin: String,
-    patience: Duration,
-    reads: Vec<Read>,
     turn: Turn,
-    /// What it refuses, or that its answers are damaged; empty if all is well.
-    trouble: String,
-    timeouts: Counter,
-    damaged: Counter,
-    exceptions: Counter,
-    log: Throttle,
+    asked: Asked,
+    known: Known,
+}
+
+/// How it is asked.
+#[derive(Debug)]
+enum Asked {
+    Modbus(modbus::Device),
+    Mbus(mbus::Device),
+}
+
+impl Asked {
+    /// The decoder has found the profile, and that it is of this kind.
+    fn new(address: BusAddress, profile: &Profile) -> Option<Self> {
+        match (&profile.format, address) {
+            (Format::Registers(registers), BusAddress::Number(address)) => {
+                Some(Self::Modbus(modbus::Device::new(address, registers)))
+            }
+            (Format::Mbus, address) => Some(Self::Mbus(mbus::Device::new(address))),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug)]
 struct Source {
-    settings: Modbus,
+    settings: config::Bus,
     units: Vec<Unit>,
     intake: Intake,
     link: Link,
@@ -139,26 +144,27 @@ struct Source {
 }
 
 impl Source {
-    fn new(settings: Modbus, profiles: &ProfileSet, intake: Intake, link: Link, counters: &Counters) -> Self {
+    fn new(settings: config::Bus, profiles: &ProfileSet, intake: Intake, link: Link, counters: &Counters) -> Self {
         let now = clock::monotonic();
-        let unit = |unit: &crate::config::ModbusUnit| {
-            // The decoder has found it, and that it is of this kind.
+        let line = LineSettings::of(&settings);
+        let unit = |unit: &config::BusUnit| {
             let profile = profiles.get(&unit.profile).ok()?;
-            let Format::Registers(registers) = &profile.format else { return None };
             let label = format!("{}#{}", settings.name, unit.address);
             Some(Unit {
-                address: unit.address,
                 device: Arc::from(unit.device.as_str()),
                 profile: Arc::clone(&profile.id),
                 origin: unit.origin(&settings.port),
-                patience: unit.timeout.unwrap_or(TIMEOUT),
-                reads: plan::reads(registers),
-                turn: Turn::new(unit.every.unwrap_or(EVERY), now),
-                trouble: String::new(),
-                timeouts: counters.counter(Count::UnitTimeouts, &label),
-                damaged: counters.counter(Count::UnitDamaged, &label),
-                exceptions: counters.counter(Count::UnitExceptions, &label),
-                log: Throttle::new(Duration::from_secs(600)),
+                turn: Turn::new(unit.every.unwrap_or(line.every), now),
+                asked: Asked::new(unit.address, profile)?,
+                known: Known {
+                    name: format!("unit {} ({})", unit.address, unit.device),
+                    patience: Patience { first: unit.timeout.unwrap_or(line.timeout), more: line.more },
+                    trouble: String::new(),
+                    timeouts: counters.counter(Count::UnitTimeouts, &label),
+                    damaged: counters.counter(Count::UnitDamaged, &label),
+                    exceptions: counters.counter(Count::UnitExceptions, &label),
+                    log: Throttle::new(Duration::from_secs(600)),
+                },
             })
         };
         Self {
@@ -175,14 +181,14 @@ impl Source {
     }
 
     fn open(&self) -> Result<Bus<Port>, String> {
-        let Modbus { port, baud, parity, stop_bits, rs485, pause, .. } = &self.settings;
-        let line = Line { baud: *baud, data_bits: Some(8), parity: *parity, stop_bits: *stop_bits };
+        let config::Bus { port, stop_bits, rs485, pause, .. } = &self.settings;
+        let LineSettings { baud, parity, .. } = LineSettings::of(&self.settings);
+        let line = Line { baud: Some(baud), data_bits: Some(8), parity: Some(parity), stop_bits: *stop_bits };
         let stream = if *rs485 { port::open_rs485(port, line)? } else { port::open(port, line)? };
         port::warn_if_shared(&self.settings.name, port);
-        let has_parity = !matches!(parity, None | Some(Parity::None));
-        let character_bits = 1 + 8 + u32::from(has_parity) + u32::from(stop_bits.unwrap_or(1));
+        let character_bits = 1 + 8 + u32::from(parity != Parity::None) + u32::from(stop_bits.unwrap_or(1));
         self.link.up(self.trouble());
-        Ok(Bus::new(stream, baud.unwrap_or(BAUD), character_bits, *pause))
+        Ok(Bus::new(stream, baud, character_bits, *pause))
     }
 
     /// All are due: the line is there again.
@@ -200,10 +206,7 @@ impl Source {
     }
 
     /// Asks one unit after the other until the port is gone, and gives why.
-    async fn ask_all<S>(&mut self, bus: &mut Bus<S>) -> io::Error
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    {
+    async fn ask_all<S: AsyncRead + AsyncWrite + Unpin>(&mut self, bus: &mut Bus<S>) -> io::Error {
         loop {
             self.link.beat();
             match schedule::next(self.units.iter().map(|unit| &unit.turn), clock::monotonic()) {
@@ -224,53 +227,23 @@ impl Source {
         }
     }
 
-    /// Asks a unit for all that its profile wants.
-    async fn round<S>(&mut self, index: usize, bus: &mut Bus<S>) -> io::Result<()>
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    {
+    /// Asks a unit for all that is wanted of it.
+    async fn round<S: AsyncRead + AsyncWrite + Unpin>(&mut self, index: usize, bus: &mut Bus<S>) -> io::Result<()> {
         let mut frame = Vec::new();
-        let (mut answered, mut silent) = (false, 0);
         let unit = &mut self.units[index];
-        unit.trouble.clear();
-        let failures = unit.turn.failures() as usize;
-        // One that does not answer is asked for something else each time: there are devices that are silent about what they lack.
-        let first = failures % unit.reads.len().max(1);
-        unit.reads.rotate_left(first);
-        let mut left: VecDeque<Read> = std::mem::take(&mut unit.reads).into();
-        let mut gone = None;
-        while let Some(read) = left.pop_front() {
-            let tries = if failures == 0 && silent == 0 { 1 + self.settings.retries } else { 1 };
-            match unit.ask(&read, tries, bus, &self.link).await {
-                Ok(Some(Answer::Data(data))) => {
-                    answered = true;
-                    block(&read, Ok(&data)).write(&mut frame);
-                }
-                Ok(Some(Answer::Exception(code))) => {
-                    answered = true;
-                    if PARTS_MAY_BE_THERE.contains(&code)
-                        && let Some(parts) = read.split()
-                    {
-                        unit.exceptions.add(1);
-                        // From now on: what it lacks does not come to be.
-                        parts.into_iter().rev().for_each(|part| left.push_front(part));
-                        continue;
-                    }
-                    unit.refused(&read, code, &self.settings.name);
-                    block(&read, Err(code)).write(&mut frame);
-                }
-                Ok(None) => silent += 1,
-                Err(error) => gone = Some(error),
-            }
-            unit.reads.push(read);
-            if gone.is_some() || (!answered && (failures > 0 || silent >= SILENT_MAX)) {
-                break;
-            }
-        }
-        unit.reads.extend(left);
-        if let Some(error) = gone {
-            return Err(error);
-        }
+        unit.known.trouble.clear();
+        let asking = Asking {
+            known: &mut unit.known,
+            bus,
+            link: &self.link,
+            source: &self.settings.name,
+            retries: self.settings.retries,
+            failures: unit.turn.failures() as usize,
+        };
+        let answered = match &mut unit.asked {
+            Asked::Modbus(device) => device.round(asking, &mut frame).await?,
+            Asked::Mbus(device) => device.round(asking, &mut frame).await?,
+        };
         if answered {
             self.answered(index, &frame);
         } else {
@@ -283,7 +256,7 @@ impl Source {
         let stamp = clock::stamp();
         let unit = &mut self.units[index];
         if unit.turn.answered(clock::monotonic()) {
-            tracing::info!(source = self.settings.name, "unit {} ({}) answers", unit.address, unit.device);
+            tracing::info!(source = self.settings.name, "{} answers", unit.known.name);
             let number = self.intake.state(&unit.device, &unit.profile, true, stamp);
             self.pending.add(number, 0);
         }
@@ -305,11 +278,7 @@ impl Source {
     fn failed(&mut self, index: usize) {
         let unit = &mut self.units[index];
         if unit.turn.failed(clock::monotonic()) {
-            let (address, device) = (unit.address, &unit.device);
-            tracing::warn!(
-                source = self.settings.name,
-                "unit {address} ({device}) does not answer and is asked seldom"
-            );
+            tracing::warn!(source = self.settings.name, "{} does not answer and is asked seldom", unit.known.name);
             let number = self.intake.state(&unit.device, &unit.profile, false, clock::stamp());
             self.pending.add(number, 0);
         }
@@ -319,54 +288,49 @@ impl Source {
     fn trouble(&self) -> String {
         let mut text = String::new();
         for unit in &self.units {
-            let trouble = if unit.turn.is_offline() { "does not answer" } else { unit.trouble.as_str() };
+            let trouble = if unit.turn.is_offline() { "does not answer" } else { unit.known.trouble.as_str() };
             if !trouble.is_empty() {
                 let gap = if text.is_empty() { "" } else { "; " };
                 // Writing to a String cannot fail.
-                let _ = write!(text, "{gap}unit {} ({}) {trouble}", unit.address, unit.device);
+                let _ = write!(text, "{gap}{} {trouble}", unit.known.name);
             }
         }
         text
     }
 }
 
-impl Unit {
-    /// Sends a request up to so many times. Nothing if there was no answer.
-    async fn ask<S>(&mut self, read: &Read, tries: u8, bus: &mut Bus<S>, link: &Link) -> io::Result<Option<Answer>>
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-    {
-        for attempt in 0..tries {
-            // With the longest timeout and the most retries a whole round is longer than a part may be silent.
-            link.beat();
-            match bus.exchange(self.address, read, self.patience).await? {
-                Outcome::Answer(answer) => {
-                    if attempt > 0 {
-                        bus.unsettle();
-                    }
-                    return Ok(Some(answer));
+/// How a line is set, and what holds for all on it: where neither configuration nor profile says anything, as the protocol
+/// has it.
+#[derive(Clone, Copy, Debug)]
+struct LineSettings {
+    baud: u32,
+    parity: Parity,
+    every: Duration,
+    timeout: Duration,
+    /// Characters that an answer which has begun may take.
+    more: u32,
+}
+
+impl LineSettings {
+    fn of(settings: &config::Bus) -> Self {
+        match settings.protocol {
+            BusProtocol::Modbus => Self {
+                baud: settings.baud.unwrap_or(port::BAUD),
+                parity: settings.parity.unwrap_or(Parity::None),
+                every: modbus::EVERY,
+                timeout: modbus::TIMEOUT,
+                more: 0,
+            },
+            BusProtocol::Mbus => {
+                let baud = settings.baud.unwrap_or(mbus::BAUD);
+                Self {
+                    baud,
+                    parity: settings.parity.unwrap_or(Parity::Even),
+                    every: mbus::EVERY,
+                    timeout: mbus::timeout(baud),
+                    more: mbus::TELEGRAM_CHARACTERS,
                 }
-                Outcome::Silent => self.timeouts.add(1),
-                Outcome::Damaged => self.damaged.add(1),
             }
         }
-        self.trouble = format!("did not answer for {}", describe(read));
-        Ok(None)
     }
-
-    fn refused(&mut self, read: &Read, code: u8, source: &str) {
-        self.exceptions.add(1);
-        self.trouble = format!("refuses {}: exception {code} ({})", describe(read), exception_text(code));
-        if let Some(suppressed) = self.log.pass(clock::instant()) {
-            tracing::warn!(source, suppressed, "unit {} ({}) {}", self.address, self.device, self.trouble);
-        }
-    }
-}
-
-fn describe(read: &Read) -> String {
-    format!("{} of {} from {}", read.count, read.table.as_str(), read.address)
-}
-
-fn block<'a>(read: &Read, data: Result<&'a [u8], u8>) -> RegisterBlock<'a> {
-    RegisterBlock { table: read.table, address: read.address, count: read.count, data }
 }

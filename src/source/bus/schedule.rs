@@ -1,13 +1,16 @@
 //! Who is asked next. Pure: time is an argument.
 //!
 //! Invariants: a unit that answers is asked every so often, and the one that has waited longest comes first; one that does not
-//! answer is asked again a few times in its rhythm, then ever more seldom, and only while no other is due, so that it takes
+//! answer is asked again a few times soon, then ever more seldom, and only while no other is due, so that it takes
 //! time from nobody. But it is asked, however busy the line is.
 
 use std::time::Duration;
 
 /// After so many rounds without an answer a device is told to be offline, and asked more seldom.
 pub(super) const FAILURES_OFFLINE: u32 = 3;
+/// Until then it is asked again this soon, or in its own rhythm if that is shorter: a meter is read once in an hour, and noise
+/// at the wrong moment should not cost a whole one.
+const AGAIN_MAX: Duration = Duration::from_secs(60);
 /// It is asked this often at least, or in its own rhythm if that is longer.
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
 /// Once one that does not answer is late by this much it is asked, whoever else is due.
@@ -49,7 +52,10 @@ impl Turn {
     pub(super) fn failed(&mut self, now: Duration) -> bool {
         self.failures = self.failures.saturating_add(1);
         let doublings = self.failures.saturating_sub(FAILURES_OFFLINE - 1).min(20);
-        let wait = self.every.saturating_mul(1 << doublings).min(BACKOFF_MAX.max(self.every));
+        let wait = match doublings {
+            0 => self.every.min(AGAIN_MAX),
+            _ => self.every.saturating_mul(1 << doublings).min(BACKOFF_MAX.max(self.every)),
+        };
         self.due = now + wait;
         self.failures >= FAILURES_OFFLINE && self.told.replace(false) != Some(false)
     }
@@ -109,6 +115,8 @@ mod tests {
         assert_eq!(told, [2]);
         assert!(turn.answered(now) && !turn.failed(now), "told that it is back, and not at once that it is gone");
         let mut slow = Turn::new(secs(3_600), secs(0));
+        let _ = slow.failed(secs(0));
+        assert_eq!(slow.due, secs(60), "an hour is not lost at once");
         (0..9).for_each(|_| _ = slow.failed(secs(0)));
         assert_eq!(slow.due, secs(3_600));
     }

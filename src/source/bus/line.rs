@@ -1,18 +1,17 @@
 //! One exchange after the other on a line: silence, request, answer.
 //!
-//! Invariants (MODBUS over Serial Line V1.02, 2.5.1): a request goes out after at least three and a half characters of
-//! silence; whatever is heard before it belongs to nobody and is counted as noise; after a request that was not answered the
-//! silence is longer, so that a late answer is not taken for that of the next one. At most [`HEARD_BYTES_MAX`] are held, and
-//! nothing waits without a limit.
+//! Invariants (MODBUS over Serial Line V1.02, 2.5.1; of M-Bus, EN 13757-2, 5.5.5 asks for less than that): a request goes
+//! out after at least three and a half characters of silence; whatever is heard before it belongs to nobody and is counted as
+//! noise; after a request that was not answered the silence is longer, so that a late answer is not taken for that of the
+//! next one. At most [`HEARD_BYTES_MAX`] are held, and nothing waits without a limit.
 
 use std::io;
+use std::ops::Range;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{timeout, timeout_at};
 
-use super::plan::Read;
-use super::wire::{self, Answer};
 use crate::clock;
 
 /// Above this speed the silence is fixed (2.5.1.1).
@@ -22,19 +21,32 @@ const FIXED_SILENCE: Duration = Duration::from_micros(1_750);
 const SETTLE: Duration = Duration::from_millis(100);
 /// A line that is never silent is not waited for longer than this.
 const NEVER_SILENT: Duration = Duration::from_millis(500);
-/// What is heard after a request, noise and an echo included; a frame has 256 bytes at most.
+/// What is heard after a request, noise and an echo included; a frame has 261 bytes at most.
 const HEARD_BYTES_MAX: usize = 4_096;
-/// Handing a request of eight bytes to the kernel takes no longer, unless the line is stuck.
+/// An answer that has begun and is silent for so long, or for so many characters if that is longer, does not come any more:
+/// adapters hand over in pieces what they hear.
+const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE_CHARACTERS: u32 = 33;
+/// Handing a short request to the kernel takes no longer, unless the line is stuck.
 const WRITE_MAX: Duration = Duration::from_secs(2);
 
 /// What came of a request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
-    Answer(Answer),
+pub(super) enum Outcome<T> {
+    Answer(T),
     /// Nothing was heard in time.
     Silent,
     /// Something was, but no answer that is whole and right.
     Damaged,
+}
+
+/// How long an answer is waited for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Patience {
+    /// From the moment on at which the request is on the wire.
+    pub(super) first: Duration,
+    /// One that has begun may take as much longer as so many characters do.
+    pub(super) more: u32,
 }
 
 /// A line that is open.
@@ -74,14 +86,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bus<S> {
         std::mem::take(&mut self.noise)
     }
 
-    /// Sends a request and waits for its answer, `patience` at most from the moment on at which it is on the wire.
+    /// Sends a request and waits for its answer, which `find` looks for in what was heard, and tells where it is.
     ///
     /// # Errors
     /// When the port is gone.
-    pub(super) async fn exchange(&mut self, unit: u8, read: &Read, patience: Duration) -> io::Result<Outcome> {
+    pub(super) async fn exchange<T>(
+        &mut self,
+        request: &[u8],
+        patience: Patience,
+        find: impl Fn(&[u8]) -> Option<(T, Range<usize>)>,
+    ) -> io::Result<Outcome<T>> {
         self.wait_for_silence().await?;
-        let request = wire::request(unit, read);
-        match timeout(WRITE_MAX, self.stream.write_all(&request)).await {
+        match timeout(WRITE_MAX, self.stream.write_all(request)).await {
             Ok(written) => written?,
             Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "the port takes no bytes")),
         }
@@ -89,16 +105,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Bus<S> {
         self.last = sent;
         self.unsettled = true;
         self.heard.clear();
-        let deadline = (sent + patience).into();
+        let begun = sent + patience.first;
+        let limit = begun + self.character * patience.more;
+        let pause = PAUSE.max(self.character * PAUSE_CHARACTERS);
+        let mut deadline = begun;
         let mut buffer = [0; 512];
         loop {
-            let length = match timeout_at(deadline, self.stream.read(&mut buffer)).await {
+            let length = match timeout_at(deadline.into(), self.stream.read(&mut buffer)).await {
                 Err(_) => break,
                 Ok(read) => heard(read?)?,
             };
             self.last = clock::instant();
+            deadline = (self.last + pause).max(begun).min(limit);
             self.heard.extend_from_slice(&buffer[..length]);
-            if let Some((answer, place)) = wire::answer(&self.heard, unit, read) {
+            if let Some((answer, place)) = find(&self.heard) {
                 // The echo of the request is no noise, but that it is one can only be guessed.
                 self.noise += (self.heard.len() - place.len()) as u64;
                 self.unsettled = false;
@@ -161,13 +181,15 @@ mod tests {
     use tokio::io::{DuplexStream, duplex};
 
     use super::*;
-    use crate::profile::RegisterTable;
 
+    const REQUEST: [u8; 8] = [0x01, 0x04, 0x00, 0x00, 0x00, 0x02, 0x71, 0xcb];
     const ANSWER: [u8; 9] = [0x01, 0x04, 0x04, 0x43, 0x66, 0x33, 0x34, 0x1b, 0x38];
-    const PATIENCE: Duration = Duration::from_secs(1);
+    const PATIENCE: Patience = Patience { first: Duration::from_secs(1), more: 0 };
 
-    fn read() -> Read {
-        Read { table: RegisterTable::Input, address: 0, count: 2, wanted: Vec::new() }
+    /// The only answer that counts.
+    fn find(heard: &[u8]) -> Option<((), Range<usize>)> {
+        let start = heard.windows(ANSWER.len()).position(|bytes| bytes == ANSWER)?;
+        Some(((), start..start + ANSWER.len()))
     }
 
     fn bus() -> (Bus<DuplexStream>, DuplexStream) {
@@ -179,10 +201,6 @@ mod tests {
         let mut request = [0; 8];
         device.read_exact(&mut request).await.unwrap();
         assert_eq!(request[..2], [1, 4]);
-    }
-
-    fn good() -> Outcome {
-        Outcome::Answer(Answer::Data(ANSWER[3..7].to_vec()))
     }
 
     #[test]
@@ -205,9 +223,8 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        let read = read();
-        let (outcome, ()) = tokio::join!(bus.exchange(1, &read, PATIENCE), answer);
-        assert_eq!(outcome.unwrap(), good());
+        let (outcome, ()) = tokio::join!(bus.exchange(&REQUEST, PATIENCE, find), answer);
+        assert_eq!(outcome.unwrap(), Outcome::Answer(()));
         assert_eq!(bus.take_noise(), 9);
     }
 
@@ -225,9 +242,8 @@ mod tests {
             assert!(silent_since.elapsed() > SETTLE / 2, "{:?}", silent_since.elapsed());
             device.write_all(&ANSWER).await.unwrap();
         };
-        let read = read();
-        let (outcome, ()) = tokio::join!(bus.exchange(1, &read, PATIENCE), talk);
-        assert_eq!(outcome.unwrap(), good());
+        let (outcome, ()) = tokio::join!(bus.exchange(&REQUEST, PATIENCE, find), talk);
+        assert_eq!(outcome.unwrap(), Outcome::Answer(()));
         assert_eq!(bus.take_noise(), 20 * 9);
         assert!(begun.elapsed() > Duration::from_millis(200));
     }
@@ -235,8 +251,7 @@ mod tests {
     #[tokio::test]
     async fn a_late_answer_is_not_that_of_the_next_request() {
         let (mut bus, mut device) = bus();
-        let read = read();
-        let (outcome, ()) = tokio::join!(bus.exchange(1, &read, PATIENCE), request(&mut device));
+        let (outcome, ()) = tokio::join!(bus.exchange(&REQUEST, PATIENCE, find), request(&mut device));
         assert_eq!(outcome.unwrap(), Outcome::Silent);
         let late = async {
             tokio::time::sleep(SETTLE / 4).await;
@@ -245,22 +260,20 @@ mod tests {
             request(&mut device).await;
             device.write_all(&ANSWER).await.unwrap();
         };
-        let next = Read { address: 8, ..read.clone() };
         // The device first: on a machine that has no time both may be due at once.
-        let ((), outcome) = tokio::join!(late, bus.exchange(1, &next, PATIENCE));
-        assert_eq!(outcome.unwrap(), good());
+        let ((), outcome) = tokio::join!(late, bus.exchange(&REQUEST, PATIENCE, find));
+        assert_eq!(outcome.unwrap(), Outcome::Answer(()));
         assert_eq!(bus.take_noise(), 9);
     }
 
     #[tokio::test]
     async fn a_wrong_checksum_is_damage_and_a_babbling_line_costs_a_bounded_time() {
         let (mut bus, mut device) = bus();
-        let read = read();
         let wrong = async {
             request(&mut device).await;
             device.write_all(&[0x01, 0x04, 0x04, 0x43, 0x66, 0x33, 0x34, 0x1b, 0x39]).await.unwrap();
         };
-        let (outcome, ()) = tokio::join!(bus.exchange(1, &read, PATIENCE), wrong);
+        let (outcome, ()) = tokio::join!(bus.exchange(&REQUEST, PATIENCE, find), wrong);
         assert_eq!(outcome.unwrap(), Outcome::Damaged);
         assert_eq!(bus.take_noise(), 9);
         let babble = async {
@@ -273,7 +286,7 @@ mod tests {
         };
         let begun = clock::instant();
         let outcome = tokio::select! {
-            outcome = bus.exchange(1, &read, PATIENCE) => outcome.unwrap(),
+            outcome = bus.exchange(&REQUEST, PATIENCE, find) => outcome.unwrap(),
             () = babble => unreachable!("the bus is there"),
         };
         assert_eq!(outcome, Outcome::Damaged);
@@ -281,9 +294,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_answer_that_has_begun_may_take_longer_but_not_for_ever() {
+        let (mut bus, mut device) = bus();
+        let patience = Patience { first: Duration::from_millis(20), more: 10_000 };
+        let slow = async {
+            request(&mut device).await;
+            for piece in ANSWER.chunks(3) {
+                device.write_all(piece).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            }
+        };
+        let (outcome, ()) = tokio::join!(bus.exchange(&REQUEST, patience, find), slow);
+        assert_eq!(outcome.unwrap(), Outcome::Answer(()));
+        let half = async {
+            request(&mut device).await;
+            device.write_all(&ANSWER[..5]).await.unwrap();
+        };
+        // The pause ends it, long before ten thousand characters have passed.
+        let (outcome, ()) = tokio::join!(bus.exchange(&REQUEST, patience, find), half);
+        assert_eq!(outcome.unwrap(), Outcome::Damaged);
+    }
+
+    #[tokio::test]
     async fn a_port_that_was_pulled_is_an_error() {
         let (mut bus, device) = bus();
         drop(device);
-        assert!(bus.exchange(1, &read(), PATIENCE).await.is_err());
+        assert!(bus.exchange(&REQUEST, PATIENCE, find).await.is_err());
     }
 }
