@@ -5,64 +5,20 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
-
 use serde_json::{Value, json};
-use support::gateway::TIDEGATE;
-use support::parts::{python, script};
-use support::{Config, Gateway, Kafka, Process, Scratch, consume, need, seconds};
+use support::bus::{Bus, assert_values, of, printed, values};
+use support::{Config, Gateway, Kafka, consume, need, seconds};
 
-/// Devices of `modbus.py` and the wire to them.
-struct Bus {
-    process: Option<Process>,
-    scratch: Scratch,
-}
-
-impl Bus {
-    fn new() -> Self {
-        let mut bus = Self { process: None, scratch: Scratch::new("modbus") };
-        bus.faults("clean");
-        bus.plug();
-        bus
+/// `[modbus.line]` with these devices.
+fn section(bus: &Bus, lines: &str, units: &[(u8, &str)]) -> String {
+    let mut text = format!(
+        "[modbus.line]\nport = \"{}\"\nbaud = 9600\nevery = \"200ms\"\ntimeout = \"200ms\"\n{lines}\n",
+        bus.port().display()
+    );
+    for (address, profile) in units {
+        text += &format!("[[modbus.line.unit]]\naddress = {address}\nprofile = \"{profile}\"\n");
     }
-
-    fn port(&self) -> PathBuf {
-        self.scratch.join("usb-1a86_USB_Serial-if00-port0")
-    }
-
-    fn faults(&self, fault: &str) {
-        // Renamed into place: the wire never reads half a word.
-        let new = self.scratch.write("new", fault);
-        std::fs::rename(new, self.scratch.join("faults")).unwrap();
-    }
-
-    fn plug(&mut self) {
-        let seed = fastrand::u32(..).to_string();
-        println!("seed {seed}");
-        let (port, faults) = (self.port(), self.scratch.join("faults"));
-        let script = script("modbus.py");
-        let arguments = [script.to_str().unwrap(), port.to_str().unwrap(), faults.to_str().unwrap(), &seed];
-        let mut process = Process::spawn("modbus.py", &python(), arguments, &[], &self.scratch.join("log"));
-        process.wait_for_output("ready", seconds(30));
-        self.process = Some(process);
-    }
-
-    fn pull(&mut self) {
-        self.process = None;
-        std::fs::remove_file(self.port()).unwrap();
-    }
-
-    /// `[modbus.line]` with these devices.
-    fn section(&self, lines: &str, units: &[(u8, &str)]) -> String {
-        let mut text = format!(
-            "[modbus.line]\nport = \"{}\"\nbaud = 9600\nevery = \"200ms\"\ntimeout = \"200ms\"\n{lines}\n",
-            self.port().display()
-        );
-        for (address, profile) in units {
-            text += &format!("[[modbus.line.unit]]\naddress = {address}\nprofile = \"{profile}\"\n");
-        }
-        text
-    }
+    text
 }
 
 const SDM120: (u8, &str) = (1, "eastron/sdm120");
@@ -80,41 +36,6 @@ fn pzem() -> Value {
         "voltage": 230.2, "current": 8.69, "power": 2000.5, "energy": 1.234, "frequency": 50.0, "power_factor": 1.0,
         "alarm": false,
     })
-}
-
-fn print(scratch: &Scratch, config: &Config) -> Process {
-    let path = scratch.write("gateway.toml", &config.text(scratch.path()));
-    let arguments = ["run", "--print", "--config", path.to_str().unwrap()];
-    Process::spawn("tidegate run --print", Path::new(TIDEGATE), arguments, &[], &scratch.join("print.log"))
-}
-
-fn records(printing: &Process) -> Vec<Value> {
-    printing.output().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-}
-
-fn of<'a>(records: &'a [Value], kind: &str, device: &str) -> Vec<&'a Value> {
-    records.iter().filter(|record| record["kind"] == kind && record["device"] == device).collect()
-}
-
-/// Numbers, flags and texts of a reading.
-fn values(record: &Value) -> serde_json::Map<String, Value> {
-    let parts = ["values", "flags", "texts"].into_iter().filter_map(|key| record[key].as_object());
-    parts.flatten().map(|(name, value)| (name.clone(), value.clone())).collect()
-}
-
-/// Values as equal as what a person writes down.
-#[track_caller]
-fn assert_values(record: &Value, expected: &Value) {
-    let found = values(record);
-    let expected = expected.as_object().unwrap();
-    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{record}");
-    for (name, value) in expected {
-        let same = match (value.as_f64(), found[name].as_f64()) {
-            (Some(expected), Some(found)) => (expected - found).abs() <= expected.abs() * 1e-9,
-            _ => *value == found[name],
-        };
-        assert!(same, "{name}: expected {value}, found {} in {record}", found[name]);
-    }
 }
 
 /// A profile with a value of every kind, as unit 3 has them.
@@ -148,15 +69,15 @@ type = "any"
 #[test]
 fn every_kind_of_value_on_one_line_with_a_device_that_is_dead() {
     need!(Pymodbus);
-    let bus = Bus::new();
+    let bus = Bus::new("modbus.py");
     bus.scratch.write("profiles/every-kind.toml", EVERY_KIND);
     let units = [SDM120, PZEM, (3, "test/every-kind"), (9, "eastron/sdm630"), (254, "senseair/s8")];
-    let config = Config::new("127.0.0.1:1").section(&bus.section("", &units));
-    let mut printing = print(&bus.scratch, &config);
+    let config = Config::new("127.0.0.1:1").section(&section(&bus, "", &units));
+    let mut printing = bus.print(&config);
     printing.wait_for_output("\"state\":\"offline\"", seconds(30));
-    let before = records(&printing).len();
+    let before = printed(&printing).len();
     std::thread::sleep(seconds(4));
-    let records = records(&printing);
+    let records = printed(&printing);
     for (device, expected) in [
         ("line-1", sdm120()),
         ("line-2", pzem()),
@@ -188,11 +109,11 @@ fn every_kind_of_value_on_one_line_with_a_device_that_is_dead() {
 fn noise_losses_and_damage_cost_time_and_never_a_wrong_value() {
     need!(Pymodbus, Kafka);
     let kafka = Kafka::shared();
-    let bus = Bus::new();
+    let bus = Bus::new("modbus.py");
     let topics = "topics = { reading = \"modbus\", dead_letter = \"modbus.dead\" }";
     let config = Config::new("")
         .kafka_section(&format!("brokers = [\"{}\"]\n{topics}", kafka.address()))
-        .section(&bus.section("", &[SDM120, PZEM]));
+        .section(&section(&bus, "", &[SDM120, PZEM]));
     let mut gateway = Gateway::start(&config);
     gateway.wait_status(seconds(30), "readings", |status| status.count("readings_total", "modbus.line") >= 4);
     for fault in ["noise", "drop", "cut", "corrupt", "any"] {
@@ -236,8 +157,8 @@ fn noise_losses_and_damage_cost_time_and_never_a_wrong_value() {
 #[test]
 fn a_line_that_falls_silent_and_one_that_is_pulled_tell_it_by_states() {
     need!(Pymodbus);
-    let mut bus = Bus::new();
-    let config = Config::new("127.0.0.1:1").section(&bus.section("retries = 0", &[SDM120, PZEM, (4, "senseair/s8")]));
+    let mut bus = Bus::new("modbus.py");
+    let config = Config::new("127.0.0.1:1").section(&section(&bus, "retries = 0", &[SDM120, PZEM, (4, "senseair/s8")]));
     let mut gateway = Gateway::start(&config);
     let states = |status: &support::Status| status.count("device_states_total", "modbus.line");
     // The one that refuses everything is there all the same; what it refused is a dead letter.
@@ -271,15 +192,15 @@ fn a_line_that_falls_silent_and_one_that_is_pulled_tell_it_by_states() {
 #[test]
 fn a_driver_that_cannot_switch_a_transceiver_is_named() {
     need!(Pymodbus);
-    let bus = Bus::new();
-    let config = Config::new("127.0.0.1:1").section(&bus.section("rs485 = true", &[SDM120]));
+    let bus = Bus::new("modbus.py");
+    let config = Config::new("127.0.0.1:1").section(&section(&bus, "rs485 = true", &[SDM120]));
     let mut gateway = Gateway::start(&config);
     let status =
         gateway.wait_status(seconds(20), "the port to be refused", |status| status.link("modbus.line") == "down");
     let detail = status.link_detail("modbus.line");
     assert!(detail.contains("its driver does not switch an RS-485 transceiver"), "{detail}");
     // And without it the same line works, after a reload.
-    let without = Config::new("127.0.0.1:1").section(&bus.section("", &[SDM120]));
+    let without = Config::new("127.0.0.1:1").section(&section(&bus, "", &[SDM120]));
     assert!(gateway.reload_with(&without).contains("modbus.line changed"));
     gateway.wait_status(seconds(20), "readings", |status| status.count("readings_total", "modbus.line") > 0);
 }

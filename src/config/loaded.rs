@@ -225,9 +225,11 @@ fn config(root: &Section<'_>, purpose: Purpose) -> Config {
     sources::between(&mqtt, &serial, &buses);
     if matches!(purpose, Purpose::Replay | Purpose::Outbox) {
         // The rules alone are enough.
-    } else if [&mqtt_section, &serial_section, &modbus_section, &mbus_section].iter().all(|section| section.is_empty()) {
-        let message = "nothing to collect: expected at least one table [mqtt.NAME], [serial.NAME], [modbus.NAME] or [mbus.NAME]"
-            .to_owned();
+    } else if [&mqtt_section, &serial_section, &modbus_section, &mbus_section].iter().all(|section| section.is_empty())
+    {
+        let message =
+            "nothing to collect: expected at least one table [mqtt.NAME], [serial.NAME], [modbus.NAME] or [mbus.NAME]"
+                .to_owned();
         let sections = [
             ("mqtt", &mqtt_section),
             ("serial", &serial_section),

@@ -9,8 +9,9 @@ use std::time::Duration;
 use super::secret::Origin;
 use super::units::{escape, format_duration, format_size};
 use super::{
-    Alarm, Bus, BusAddress, BusProtocol, ClockTrust, Compression, Filter, FilterAction, Format, Kafka, Layout, Loaded, Mqtt, MqttVersion,
-    Outbox, Parity, Persist, Retained, Rules, Select, Serial, Timestamp, Tls, Window, WindowAlarm, sinks, values,
+    Alarm, Bus, BusAddress, BusProtocol, ClockTrust, Compression, Filter, FilterAction, Format, Kafka, Layout, Loaded,
+    Mqtt, MqttVersion, Outbox, Parity, Persist, Retained, Rules, Select, Serial, Timestamp, Tls, Window, WindowAlarm,
+    sinks, values,
 };
 use crate::reading::Value;
 

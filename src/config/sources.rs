@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::field::{Field, clip_path};
 use super::section::Section;
 use super::{
-    Bus, BusAddress, BusProtocol, BusUnit, ClockTrust, Gateway, Mqtt, MqttVersion, Parity, ProfileUse, Retained, Serial, Tls, secret,
-    units, values,
+    Bus, BusAddress, BusProtocol, BusUnit, ClockTrust, Gateway, Mqtt, MqttVersion, Parity, ProfileUse, Retained,
+    Serial, Tls, secret, units, values,
 };
 
 const LABELS_MAX: usize = 32;
@@ -343,7 +343,10 @@ fn bus_unit(protocol: BusProtocol, name: &str, section: &Section<'_>) -> BusUnit
         }
     };
     if let Some(reserved @ 251..=253) = address.filter(|_| protocol == BusProtocol::Mbus) {
-        section.problem_with("address", format!("expected 0 to 250, or 254 for the only meter on the line, found {reserved}"));
+        section.problem_with(
+            "address",
+            format!("expected 0 to 250, or 254 for the only meter on the line, found {reserved}"),
+        );
     }
     let id = if protocol == BusProtocol::Mbus { section.checked("id", values::meter_id) } else { None };
     let address = id.map(BusAddress::Meter).or(address.map(BusAddress::Number)).unwrap_or(UNKNOWN);
@@ -374,11 +377,7 @@ fn port(section: &Section<'_>) -> PathBuf {
 }
 
 /// What is wrong between sources: two that would throw each other off one broker, or read one port.
-pub(super) fn between(
-    mqtt: &[(Mqtt, Section<'_>)],
-    serial: &[(Serial, Section<'_>)],
-    buses: &[(Bus, Section<'_>)],
-) {
+pub(super) fn between(mqtt: &[(Mqtt, Section<'_>)], serial: &[(Serial, Section<'_>)], buses: &[(Bus, Section<'_>)]) {
     for (index, (source, section)) in mqtt.iter().enumerate() {
         let same = |other: &Mqtt| {
             other.client_id.is_some()

@@ -28,7 +28,8 @@ pub(super) fn name(text: &str) -> Result<(), String> {
 /// The secondary address of a meter on an M-Bus, as it is on the wire: its number of eight digits, perhaps with what tools
 /// print behind it: manufacturer, version and medium.
 pub(super) fn meter_id(text: &str) -> Result<[u8; 8], String> {
-    let expected = || "the eight digits of a meter's number, or its whole secondary address of 16 hexadecimal digits".to_owned();
+    let expected =
+        || "the eight digits of a meter's number, or its whole secondary address of 16 hexadecimal digits".to_owned();
     let digits: Option<Vec<u8>> = text.chars().map(|digit| digit.to_digit(16).map(|digit| digit as u8)).collect();
     let digits = digits.filter(|digits| matches!(digits.len(), 8 | 16)).ok_or_else(expected)?;
     let mut id = [0xff; 8];

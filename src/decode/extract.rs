@@ -335,7 +335,8 @@ impl Measurements {
 
     /// The measurement of a rule whose name or unit the payload says.
     fn found(&mut self, rule: &FieldRule, candidate: &Candidate, place: Place<'_>) -> Option<Arc<Measurement>> {
-        let name = rule.name.name_with(&candidate.captures, |path| place.word(path).filter(|word| !word.is_empty()))?;
+        // A part of it may be empty, but not all.
+        let name = rule.name.name_with(&candidate.captures, |path| place.word(path)).filter(|name| !name.is_empty())?;
         let found;
         let unit = match &rule.unit {
             None => None,

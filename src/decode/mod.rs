@@ -331,6 +331,7 @@ impl Decoder {
         self.gaps.add(heard.gap.into());
         self.rejected.extend(std::iter::repeat_n(Reason::UnknownAlias, heard.unknown));
         self.rejected.extend(std::iter::repeat_n(Reason::TooLarge, heard.too_many));
+        self.rejected.extend(std::iter::repeat_n(Reason::Malformed, heard.unreadable));
         for (device, online) in &heard.states {
             let device = self.devices.name(device).unwrap_or_else(|| Arc::clone(device_of_route));
             let device = self.devices.called(device);
@@ -433,7 +434,11 @@ impl Decoder {
             Format::Dsmr => formats::dsmr::dsmr(text, doc),
             Format::Registers(rules) => formats::registers::registers(frame.payload, rules, doc),
             Format::Sml => formats::sml::sml(frame.payload, doc),
-            Format::Mbus => formats::mbus::mbus(frame.payload, doc),
+            Format::Mbus => {
+                let unreadable = formats::mbus::mbus(frame.payload, doc);
+                let heard = |first: Option<String>| Heard { unreadable: first.iter().len(), first, ..Heard::default() };
+                return unreadable.map(heard).or_else(|refusal| self.refuse(profile, refusal));
+            }
             Format::Senml => formats::senml::senml(frame.payload, &mut self.inner, doc),
         };
         match read {

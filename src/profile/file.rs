@@ -265,7 +265,9 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
             line.poll = parts.poll.map(poll).transpose()?;
             Transport::Serial(line)
         }
-        ("mqtt", None, None, None, None) => return fault(&parts.transport.span(), "expected a [mqtt] part with its topics"),
+        ("mqtt", None, None, None, None) => {
+            return fault(&parts.transport.span(), "expected a [mqtt] part with its topics");
+        }
         ("mqtt" | "serial" | "modbus" | "mbus", ..) => {
             return fault(
                 &parts.transport.span(),

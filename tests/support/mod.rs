@@ -13,6 +13,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
 
 pub(crate) mod authority;
+pub(crate) mod bus;
 pub(crate) mod day;
 pub(crate) mod gateway;
 pub(crate) mod kafka;

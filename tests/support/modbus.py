@@ -2,24 +2,22 @@
 
     modbus.py LINK FAULTS SEED
 
-LINK is made: the name of the end that the gateway opens. FAULTS is a file with a word that is read for each answer: clean,
-noise, drop, cut, corrupt, any (one of these), mute. Bytes that come from the gateway are passed on as they are.
+LINK is made: the name of the end that the gateway opens. FAULTS is a file that says what the wire does (wire.py). Bytes that
+come from the gateway are passed on as they are.
 
 Devices: 1 an SDM120, 2 a PZEM-004T v3, 3 one with a value of every kind, 4 one that refuses everything, 254 an S8. Registers
 that a device does not have are refused, gaps between others included; an address that is not there says nothing.
 """
 
 import asyncio
-import os
-import random
 import sys
 import threading
-import tty
 
 from pymodbus import FramerType
 from pymodbus.client.mixin import ModbusClientMixin
 from pymodbus.datastore import ModbusDeviceContext, ModbusServerContext, ModbusSparseDataBlock
 from pymodbus.server import ModbusSerialServer
+from wire import Wire, plug, pty, relay
 
 TYPE = ModbusClientMixin.DATATYPE
 
@@ -73,48 +71,6 @@ DEVICES = {
 }
 
 
-def pty():
-    """The side of the wire, and the name of the side of a device."""
-    ours, theirs = os.openpty()
-    tty.setraw(theirs)
-    name = os.ttyname(theirs)
-    # It stays open, or a wire whose device is not there yet would be cut.
-    return ours, name
-
-
-class Wire:
-    def __init__(self, faults, seed):
-        self.faults = faults
-        self.random = random.Random(seed)
-
-    def noise(self, most):
-        return self.random.randbytes(self.random.randint(1, most))
-
-    def answer(self, data):
-        with open(self.faults, encoding="ascii") as file:
-            fault = file.read().strip()
-        if fault == "any":
-            fault = self.random.choice(["clean", "noise", "drop", "cut", "corrupt"])
-        if fault == "noise":
-            return self.noise(40) + data + self.noise(10)
-        if fault in ("drop", "mute"):
-            return b""
-        if fault == "cut":
-            return data[: self.random.randrange(len(data))]
-        if fault == "corrupt":
-            at = self.random.randrange(len(data))
-            return data[:at] + bytes([data[at] ^ 1 << self.random.randrange(8)]) + data[at + 1 :]
-        return data
-
-
-def relay(source, target, change):
-    while True:
-        data = os.read(source, 4096)
-        changed = change(data)
-        while changed:
-            changed = changed[os.write(target, changed) :]
-
-
 async def main():
     link, faults, seed = sys.argv[1], sys.argv[2], int(sys.argv[3])
     wire = Wire(faults, seed)
@@ -129,9 +85,7 @@ async def main():
     )
     threading.Thread(target=relay, args=(gateway_side, server_side, lambda data: data), daemon=True).start()
     threading.Thread(target=relay, args=(server_side, gateway_side, wire.answer), daemon=True).start()
-    if os.path.lexists(link):
-        os.remove(link)
-    os.symlink(gateway_name, link)
+    plug(link, gateway_name)
     print("ready", flush=True)
     await server.serve_forever()
 

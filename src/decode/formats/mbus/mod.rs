@@ -11,7 +11,7 @@
 //! valid one, a date about a volume as cubic metres, and a unit in words only in one of its two forms.
 //!
 //! Nothing is recursive, and no element reaches beyond the bytes. A record that cannot be read ends the telegram, for nobody
-//! knows where the next one begins: those before it count, and it is in their list with a `value` that says so.
+//! knows where the next one begins: those before it count.
 
 mod data;
 mod vif;
@@ -41,8 +41,8 @@ struct Header {
     state: Option<(u8, u8)>,
 }
 
-/// Takes the telegrams of a round apart.
-pub(in crate::decode) fn mbus(frame: &[u8], doc: &mut Doc) -> Result<(), Refusal> {
+/// Takes the telegrams of a round apart. What could not be read in one of them is said.
+pub(in crate::decode) fn mbus(frame: &[u8], doc: &mut Doc) -> Result<Option<String>, Refusal> {
     let mut telegrams = Vec::new();
     let mut rest = frame;
     while !rest.is_empty() {
@@ -63,14 +63,17 @@ pub(in crate::decode) fn mbus(frame: &[u8], doc: &mut Doc) -> Result<(), Refusal
     doc.begin(false);
     put_header(first, doc);
     let list = doc.begin_list("records");
-    for (_, records) in &telegrams {
-        if !put_records(records, doc) || doc.is_full() {
-            break;
+    let mut unreadable = None;
+    for (number, (_, records)) in (1..).zip(&telegrams) {
+        if let Some(at) = put_records(records, doc) {
+            unreadable
+                .get_or_insert_with(|| format!("telegram {number}: byte {at} of the records is not one that is known"));
         }
     }
     doc.end(list);
     doc.end(0);
-    fits(doc)
+    fits(doc)?;
+    Ok(unreadable)
 }
 
 /// Whether a meter has more to say than this telegram holds.
@@ -186,33 +189,21 @@ struct Head<'a> {
     meaning: Meaning<'a>,
 }
 
-/// The records of a telegram. False if it could not be read to its end.
-fn put_records(mut rest: &[u8], doc: &mut Doc) -> bool {
-    let length = rest.len();
-    while let Some(&field) = rest.first() {
+/// The records of a telegram, and where one is that could not be read.
+fn put_records(records: &[u8], doc: &mut Doc) -> Option<usize> {
+    let mut rest = records;
+    while let Some(&field) = rest.first().filter(|_| !doc.is_full()) {
         match field {
             IDLE => rest = &rest[1..],
-            MANUFACTURER | MORE_FOLLOW => return true,
-            _ => match record(rest) {
-                Some((head, value, taken)) => {
-                    put_record(&head, &value, doc);
-                    rest = &rest[taken..];
-                }
-                None => {
-                    let at = length - rest.len();
-                    let object = doc.begin_object("");
-                    doc.put("quantity", Leaf::Text("unreadable"));
-                    doc.put("value", Leaf::Text(&format!("byte {at} of the records: no record that is known")));
-                    doc.end(object);
-                    return false;
-                }
-            },
-        }
-        if doc.is_full() {
-            return false;
+            MANUFACTURER | MORE_FOLLOW => return None,
+            _ => {
+                let Some((head, value, taken)) = record(rest) else { return Some(records.len() - rest.len()) };
+                put_record(&head, &value, doc);
+                rest = &rest[taken..];
+            }
         }
     }
-    true
+    None
 }
 
 /// A record, and how many bytes it takes.
@@ -263,7 +254,10 @@ fn put_record(head: &Head<'_>, value: &Value, doc: &mut Doc) {
     match value {
         _ if meaning.error.is_some() => doc.put("value", Leaf::Null),
         Value::None => doc.put("value", Leaf::Null),
-        Value::Whole(number) if meaning.exponent == 0 => doc.put("value", Leaf::Whole(*number)),
+        // At most 64 bits, or 18 digits, by the seconds of a day.
+        Value::Whole(number) if meaning.exponent == 0 => {
+            doc.put("value", Leaf::Whole(number * i128::from(meaning.factor)));
+        }
         Value::Whole(number) => put_scaled(number, meaning.exponent, doc),
         Value::Float(number) => put_scaled(number, meaning.exponent, doc),
         Value::Text(text) | Value::Wrong(text) => doc.put("value", Leaf::Text(text)),

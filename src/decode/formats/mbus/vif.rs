@@ -9,6 +9,8 @@
 /// More of them than the standard allows are no value information.
 const VIFES_MAX: usize = 10;
 const EXTENSION: u8 = 0x80;
+const HOUR: u32 = 3_600;
+const DAY: u32 = 24 * HOUR;
 
 /// What its bytes mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub(super) struct Meaning<'a> {
     pub(super) unit: &'static str,
     /// The number is to be multiplied by that power of ten.
     pub(super) exponent: i32,
+    /// … and by this: a duration is in seconds, whatever the meter counts.
+    pub(super) factor: u32,
     pub(super) coding: Coding,
     /// A unit in the meter's own words, its last character first.
     pub(super) text: Option<&'a [u8]>,
@@ -47,6 +51,7 @@ const fn of(quantity: &'static str, unit: &'static str, exponent: i32) -> Meanin
         quantity,
         unit,
         exponent,
+        factor: 1,
         coding: Coding::Number,
         text: None,
         phase: None,
@@ -64,13 +69,19 @@ const fn time(quantity: &'static str) -> Meaning<'static> {
     Meaning { coding: Coding::Time, ..of(quantity, "", 0) }
 }
 
-/// Units of a duration in the order in which two bits count them.
-const SECONDS: [&str; 4] = ["s", "min", "h", "d"];
-/// The same where it begins with hours.
-const HOURS: [&str; 4] = ["h", "d", "mo", "a"];
+/// A duration, of which two bits say whether it is in seconds, minutes, hours or days.
+fn duration(quantity: &'static str, field: u8) -> Meaning<'static> {
+    Meaning { factor: [1, 60, HOUR, DAY][usize::from(field & 3)], ..of(quantity, "s", 0) }
+}
 
-fn duration(quantity: &'static str, field: u8, units: [&'static str; 4]) -> Meaning<'static> {
-    of(quantity, units[usize::from(field & 3)], 0)
+/// The same with hours, days, months and years, of which the last two are no certain number of seconds.
+fn long_duration(quantity: &'static str, field: u8) -> Meaning<'static> {
+    match field & 3 {
+        0 => Meaning { factor: HOUR, ..of(quantity, "s", 0) },
+        1 => Meaning { factor: DAY, ..of(quantity, "s", 0) },
+        2 => of(quantity, "mo", 0),
+        _ => of(quantity, "a", 0),
+    }
 }
 
 /// The value information at the beginning of `bytes`, and how many of them it takes; nothing if it does not end in them.
@@ -118,8 +129,8 @@ fn primary(field: u8) -> Meaning<'static> {
         0x08..=0x0f => of("energy", "J", n),
         0x10..=0x17 => of("volume", "m3", n - 6),
         0x18..=0x1f => of("mass", "kg", n - 3),
-        0x20..=0x23 => duration("on_time", field, SECONDS),
-        0x24..=0x27 => duration("operating_time", field, SECONDS),
+        0x20..=0x23 => duration("on_time", field),
+        0x24..=0x27 => duration("operating_time", field),
         0x28..=0x2f => of("power", "W", n - 3),
         0x30..=0x37 => of("power", "J/h", n),
         0x38..=0x3f => of("volume_flow", "m3/h", n - 6),
@@ -134,8 +145,8 @@ fn primary(field: u8) -> Meaning<'static> {
         0x6c => time("date"),
         0x6d => time("time"),
         0x6e => of("heat_cost", "", 0),
-        0x70..=0x73 => duration("averaging_duration", field, SECONDS),
-        0x74..=0x77 => duration("actuality_duration", field, SECONDS),
+        0x70..=0x73 => duration("averaging_duration", field),
+        0x74..=0x77 => duration("actuality_duration", field),
         0x78 => bits("fabrication_number"),
         0x79 => bits("identification"),
         0x7a => bits("address"),
@@ -172,17 +183,17 @@ fn main_extension(code: u8) -> Meaning<'static> {
         0x20 => of("first_storage", "", 0),
         0x21 => of("last_storage", "", 0),
         0x22 => of("storage_block", "", 0),
-        0x24..=0x27 => duration("storage_interval", code, SECONDS),
+        0x24..=0x27 => duration("storage_interval", code),
         0x28 => of("storage_interval", "mo", 0),
         0x29 => of("storage_interval", "a", 0),
-        0x2c..=0x2f => duration("time_since_readout", code, SECONDS),
+        0x2c..=0x2f => duration("time_since_readout", code),
         0x30 => time("tariff_start"),
-        0x31..=0x33 => duration("tariff_duration", code, SECONDS),
-        0x34..=0x37 => duration("tariff_period", code, SECONDS),
+        0x31..=0x33 => duration("tariff_duration", code),
+        0x34..=0x37 => duration("tariff_period", code),
         0x38 => of("tariff_period", "mo", 0),
         0x39 => of("tariff_period", "a", 0),
         0x3a => of("number", "", 0),
-        0x3c..=0x3f => duration("transmission_period", code, SECONDS),
+        0x3c..=0x3f => duration("transmission_period", code),
         0x40..=0x4f => of("voltage", "V", nnnn - 9),
         0x50..=0x5f => of("current", "A", nnnn - 12),
         0x60 => of("resets", "", 0),
@@ -193,11 +204,11 @@ fn main_extension(code: u8) -> Meaning<'static> {
         0x65 => time("day_change"),
         0x66 => bits("parameter_activation"),
         0x67 => bits("supplier_information"),
-        0x68..=0x6b => duration("time_since_cumulation", code, HOURS),
-        0x6c..=0x6f => duration("battery_operating_time", code, HOURS),
+        0x68..=0x6b => long_duration("time_since_cumulation", code),
+        0x6c..=0x6f => long_duration("battery_operating_time", code),
         0x70 => time("battery_change"),
         0x71 => of("rssi", "dB[mW]", 0),
-        0x74 => of("battery_left", "d", 0),
+        0x74 => Meaning { factor: DAY, ..of("battery_left", "s", 0) },
         0x75 => of("stops", "", 0),
         _ => of("unknown", "", 0),
     }
@@ -309,7 +320,7 @@ fn combine(meaning: &mut Meaning<'_>, code: u8) {
 
 /// The value is another one than that of the quantity.
 fn instead(meaning: &mut Meaning<'_>, coding: Coding, qualifier: &'static str) {
-    (meaning.unit, meaning.exponent, meaning.coding) = ("", 0, coding);
+    (meaning.unit, meaning.exponent, meaning.factor, meaning.coding) = ("", 0, 1, coding);
     meaning.qualifier = Some(qualifier);
 }
 

@@ -63,10 +63,12 @@ pub(in crate::decode) struct Heard {
     pub(in crate::decode) states: Vec<(String, bool)>,
     /// How many metrics cannot be read without a birth that was not heard.
     pub(in crate::decode) unknown: usize,
-    /// The first of them, for a person.
+    /// The first of what is counted here, for a person.
     pub(in crate::decode) first: Option<String>,
     /// How many metrics are not remembered because there are too many.
     pub(in crate::decode) too_many: usize,
+    /// How many pieces of it cannot be read at all.
+    pub(in crate::decode) unreadable: usize,
     /// Whether it has no metrics, or none but those that are about the protocol.
     pub(in crate::decode) nothing: bool,
     /// Whether a message of this node was lost before this one.

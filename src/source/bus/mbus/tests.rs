@@ -147,7 +147,10 @@ async fn one_that_acknowledges_no_reset_is_found_out_and_one_that_is_dead_takes_
     let mut dead = Meter::new(&[&[]]);
     let out = rounds(BusAddress::Number(6), &mut dead, 3).await;
     let troubles: Vec<_> = out.iter().map(|(_, _, trouble)| trouble.as_str()).collect();
-    assert_eq!(troubles, ["did not answer for the reset", "did not answer for its data", "did not answer for the reset"]);
+    assert_eq!(
+        troubles,
+        ["did not answer for the reset", "did not answer for its data", "did not answer for the reset"]
+    );
 }
 
 #[tokio::test]
@@ -208,5 +211,8 @@ async fn another_meter_at_the_same_address_is_told() {
         known.trouble
     };
     let (trouble, ()) = tokio::join!(asking, meters);
-    assert!(trouble.starts_with("is another meter than before, 1234567943040107 and not 1234567843040107"), "{trouble}");
+    assert!(
+        trouble.starts_with("is another meter than before, 1234567943040107 and not 1234567843040107"),
+        "{trouble}"
+    );
 }

@@ -92,7 +92,8 @@ fn secondary(telegram: &Telegram<'_>) -> Option<[u8; 8]> {
 fn fits(wanted: &[u8; 8], own: &[u8; 8]) -> bool {
     let digit = |wanted: u8, own: u8| wanted == 0xf || wanted == own;
     let number = |(wanted, own): (&u8, &u8)| digit(wanted >> 4, own >> 4) && digit(wanted & 15, own & 15);
-    wanted[..4].iter().zip(own).all(number) && wanted.iter().zip(own).skip(4).all(|(wanted, own)| *wanted == 0xff || wanted == own)
+    wanted[..4].iter().zip(own).all(number)
+        && wanted.iter().zip(own).skip(4).all(|(wanted, own)| *wanted == 0xff || wanted == own)
 }
 
 #[cfg(test)]
@@ -115,9 +116,8 @@ mod tests {
         assert_eq!(reset(5), [0x10, 0x40, 0x05, 0x45, 0x16]);
         assert_eq!(request(5, true), [0x10, 0x7b, 0x05, 0x80, 0x16]);
         assert_eq!(request(250, false), [0x10, 0x5b, 0xfa, 0x55, 0x16]);
-        let expected = [
-            0x68, 0x0b, 0x0b, 0x68, 0x53, 0xfd, 0x52, 0x78, 0x56, 0x34, 0x12, 0xff, 0xff, 0xff, 0xff, 0xb2, 0x16,
-        ];
+        let expected =
+            [0x68, 0x0b, 0x0b, 0x68, 0x53, 0xfd, 0x52, 0x78, 0x56, 0x34, 0x12, 0xff, 0xff, 0xff, 0xff, 0xb2, 0x16];
         assert_eq!(select(&[0x78, 0x56, 0x34, 0x12, 0xff, 0xff, 0xff, 0xff]), expected);
     }
 
@@ -134,7 +134,10 @@ mod tests {
         let frame = said(0x08, 5, &[0x01, 0x16, 7, 0x1f]);
         let (found, place) = answer(&frame, 5, None).unwrap();
         assert_eq!((found.bytes.as_slice(), place), (frame.as_slice(), 0..frame.len()));
-        assert_eq!((found.meter, found.more, found.records.as_slice()), (Some(METER), true, &[0x01, 0x16, 7, 0x1f][..]));
+        assert_eq!(
+            (found.meter, found.more, found.records.as_slice()),
+            (Some(METER), true, &[0x01, 0x16, 7, 0x1f][..])
+        );
         assert!(answer(&said(0x38, 5, &[]), 5, None).is_some_and(|(answer, _)| !answer.more));
         assert_eq!(answer(&frame, 6, None), None);
         assert!(answer(&frame, 254, None).is_some());
