@@ -13,6 +13,9 @@ use super::{
 };
 
 const LABELS_MAX: usize = 32;
+/// Devices with another name than their own, and the longest of these.
+const NAMES_MAX: usize = 10_000;
+const DEVICE_BYTES_MAX: usize = 256;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -177,9 +180,11 @@ pub(super) fn mqtt(name: &str, section: &Section<'_>) -> Mqtt {
             .choice("retained", &[("drop", Retained::Drop), ("first", Retained::First), ("keep", Retained::Keep)])
             .unwrap_or(Retained::First),
         time_zone: section.checked("time_zone", values::time_zone),
+        names: names(section),
         read_interval: section.duration("read_interval", secs(0)..=ms(100)).unwrap_or(ms(5)),
         memory_bytes_max,
         drop_qos0: section.boolean("drop_qos0").unwrap_or(false),
+        rebirth: section.boolean("rebirth").unwrap_or(true),
     };
     section.finish();
     mqtt
@@ -247,9 +252,27 @@ pub(super) fn serial(name: &str, section: &Section<'_>) -> Serial {
         delimiter,
         frame_bytes_max,
         time_zone: section.checked("time_zone", values::time_zone),
+        names: names(section),
     };
     section.finish();
     serial
+}
+
+/// `names = { "what a device calls itself" = "what it is called" }`. Two may be called the same: the old one and the new one.
+fn names(section: &Section<'_>) -> BTreeMap<String, String> {
+    let mut names = BTreeMap::new();
+    let Some(field) = section.get("names") else { return names };
+    for (own, name) in field.section().entries() {
+        if own.is_empty() || own.len() > DEVICE_BYTES_MAX {
+            name.problem(format!("expected 1 to {DEVICE_BYTES_MAX} bytes as the name that a device has now"), None);
+        } else if let Some(text) = name.checked(values::printable(128)) {
+            names.insert(own, text);
+        }
+    }
+    if names.len() > NAMES_MAX {
+        field.problem(format!("expected at most {NAMES_MAX} names, found {}", names.len()), None);
+    }
+    names
 }
 
 fn parity(section: &Section<'_>) -> Option<Parity> {

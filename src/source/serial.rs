@@ -387,6 +387,7 @@ mod tests {
             delimiter: None,
             frame_bytes_max: None,
             time_zone: None,
+            names: Default::default(),
         }
     }
 

@@ -18,6 +18,7 @@ use tokio::sync::{oneshot, watch};
 use crate::clock;
 use crate::config;
 use crate::counters::Counters;
+use crate::decode::Request;
 use crate::intake::Intake;
 use crate::reading::{Frames, Receipt};
 use crate::status::Link;
@@ -46,6 +47,8 @@ trait Sink {
     fn accept(&mut self, frames: &Frames, receipts: &[Receipt]) -> u64;
     /// Starts the commit now.
     fn hurry(&mut self);
+    /// What is to be published because of what was accepted.
+    fn take_requests(&mut self) -> Vec<Request>;
 }
 
 impl Sink for Intake {
@@ -55,6 +58,10 @@ impl Sink for Intake {
 
     fn hurry(&mut self) {
         Intake::hurry(self);
+    }
+
+    fn take_requests(&mut self) -> Vec<Request> {
+        Intake::take_requests(self)
     }
 }
 
