@@ -184,6 +184,21 @@ fn generic_profiles_know_the_same_names() {
     assert_eq!(fields("generic/json"), fields("generic/json-line"));
 }
 
+/// A code means the same in all versions of the standard: a version has some of them.
+#[test]
+fn what_a_meter_of_one_version_says_is_read_alike_by_the_profile_for_all() {
+    let set = ProfileSet::builtin();
+    let fields =
+        |id: &str| -> Vec<String> { set.get(id).unwrap().fields().map(|field| format!("{field:?}")).collect() };
+    let all = fields("dsmr");
+    for id in ["dsmr/2", "dsmr/4", "dsmr/5"] {
+        let of_one = fields(id);
+        let missing: Vec<_> = of_one.iter().filter(|field| !all.contains(field)).collect();
+        assert!(missing.is_empty(), "{id}: {missing:#?}");
+    }
+    assert_eq!(fields("dsmr/5").len(), all.len());
+}
+
 #[test]
 fn profiles_of_a_directory_add_and_replace_and_a_bad_one_stops_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -341,11 +356,14 @@ const SAMPLE: &str =
 #[test]
 fn the_tutorial_is_true() {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/profiles.md")).unwrap();
-    let blocks: Vec<&str> =
-        text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
-    let (whole, pieces): (Vec<&str>, Vec<&str>) =
-        blocks.iter().partition(|block| block.contains("transport = \"serial\""));
-    for text in [pieces.join("\n"), whole.concat()] {
+    let blocks = |mark: &str, text: &str| -> Vec<String> {
+        text.split(mark).skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
+    };
+    let mut profiles = blocks("<!-- a whole profile -->\n```toml\n", &text);
+    assert_eq!(profiles.len(), 2);
+    // The others are the pieces of one.
+    profiles.push(blocks("\n\n```toml\n", &text).join("\n"));
+    for text in profiles {
         let profile =
             Profile::parse(Path::new("docs/profiles.md"), &text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         assert!(profile.samples.len() >= 2);

@@ -607,11 +607,14 @@ fn condition(part: WhenPart, span: &Range<usize>) -> Result<Condition, Fault> {
         (Some(path), None, None, None, None, true) => Ok(Condition::Absent(key_path(&path, span)?)),
         (Some(path), Some(is), None, None, None, false) => Ok(Condition::Is(key_path(&path, span)?, words(is))),
         (Some(path), None, Some(not), None, None, false) => Ok(Condition::Not(key_path(&path, span)?, words(not))),
-        (Some(path), None, None, Some(bit), None, false) if bit < 53 => Ok(Condition::Bit(key_path(&path, span)?, bit)),
+        (Some(path), None, None, Some(bit), None, absent) if bit < 53 => {
+            Ok(Condition::Bit { path: key_path(&path, span)?, bit, set: !absent })
+        }
         (None, None, None, None, Some(above), false) => Ok(Condition::Above(above)),
         _ => fault(
             span,
-            "when: expected { path }, { path, absent = true }, { path, is }, { path, not }, { path, bit } or { above }",
+            "when: expected { path }, { path, absent = true }, { path, is }, { path, not }, { path, bit }, \
+             { path, bit, absent = true } or { above }",
         ),
     }
 }

@@ -274,8 +274,15 @@ pub enum Condition {
     Is(KeyPath, Vec<Box<str>>),
     /// There is no value at that path, or it is none of these texts.
     Not(KeyPath, Vec<Box<str>>),
-    /// This bit of the whole number at that path is set.
-    Bit(KeyPath, u8),
+    /// This bit of the whole number at that path is set, or is not; where there is no number it is not.
+    Bit {
+        /// Where the number is.
+        path: KeyPath,
+        /// From 0, the lowest.
+        bit: u8,
+        /// What is wanted of it.
+        set: bool,
+    },
     /// The number itself is greater than this.
     Above(f64),
 }
