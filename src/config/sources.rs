@@ -283,6 +283,7 @@ pub(super) fn serial(name: &str, section: &Section<'_>) -> Serial {
         parity: parity(section),
         stop_bits: section.integer("stop_bits", 1..=2),
         delimiter,
+        every: section.duration("every", ms(100)..=DAY),
         frame_bytes_max,
         time_zone: section.checked("time_zone", values::time_zone),
         names: names(section),

@@ -122,6 +122,14 @@ pub enum DecoderError {
         /// The profile.
         profile: Name,
     },
+    /// A rhythm is given for a profile that asks nothing.
+    #[error("{origin}: the profile `{profile}` asks its device nothing, so `every` says nothing; remove it")]
+    NothingAsked {
+        /// The source.
+        origin: String,
+        /// The profile.
+        profile: Name,
+    },
     /// A topic filter or the result of replacing a prefix is no topic filter.
     #[error("{origin}: profile `{profile}`: {error}")]
     Topic {
@@ -168,9 +176,13 @@ impl Decoder {
     /// A decoder for the lines of a serial port.
     pub fn for_serial(settings: &Serial, profiles: &ProfileSet) -> Result<Self, DecoderError> {
         let profile = find(profiles, &settings.profile, &settings.name)?;
-        let Transport::Serial(_) = &profile.transport else {
+        let Transport::Serial(line) = &profile.transport else {
             return Err(wrong_transport(&settings.name, &profile));
         };
+        if settings.every.is_some() && line.poll.is_none() {
+            let (origin, profile) = (settings.name.clone(), Arc::clone(&profile.id));
+            return Err(DecoderError::NothingAsked { origin, profile });
+        }
         let routes = Routes::one_device(Arc::from(settings.device.as_str()));
         let extractors = vec![Extractor::new(profile)];
         let decoder = Self::new(extractors, routes, settings.time_zone.as_deref(), &settings.name)?;

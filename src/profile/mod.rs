@@ -442,13 +442,14 @@ impl ProfileSet {
         Ok(framing)
     }
 
-    /// What the profile of that id asks its device, if it has to be asked.
+    /// What the device on a serial port is asked, if it has to be: as its profile says, in the rhythm of its settings.
     #[must_use]
-    pub fn poll(&self, id: &str) -> Option<Poll> {
-        match &self.profiles.get(id)?.transport {
-            Transport::Serial(line) => line.poll.clone(),
-            Transport::Mqtt(_) | Transport::Modbus(_) => None,
-        }
+    pub fn poll(&self, serial: &Serial) -> Option<Poll> {
+        let Transport::Serial(line) = &self.profiles.get(serial.profile.as_str())?.transport else { return None };
+        let mut poll = line.poll.clone()?;
+        poll.every = serial.every.unwrap_or(poll.every);
+        poll.timeout = poll.timeout.min(poll.every);
+        Some(poll)
     }
 
     /// The settings of a Modbus, completed by what the profiles of its devices say.

@@ -422,20 +422,7 @@ fn mqtt(id: String, time_zone: Option<String>) -> Mqtt {
 }
 
 fn serial(profile: String, time_zone: Option<String>) -> Serial {
-    Serial {
-        name: "sample".to_owned(),
-        port: PathBuf::new(),
-        profile,
-        device: "sample".to_owned(),
-        baud: None,
-        data_bits: None,
-        parity: None,
-        stop_bits: None,
-        delimiter: None,
-        frame_bytes_max: None,
-        time_zone,
-        names: BTreeMap::new(),
-    }
+    Serial { name: "sample".to_owned(), profile, device: "sample".to_owned(), time_zone }..Serial::default()
 }
 
 /// With one device, which is [`origin`]'s.

@@ -161,17 +161,12 @@ fn line(port: &std::path::Path, watch: &Watch, named: Option<&Profile>) -> Seria
     Serial {
         name: "watch".to_owned(),
         port: port.to_owned(),
-        profile: String::new(),
         device: "watch".to_owned(),
         baud: watch.baud.or(line.baud),
         data_bits: watch.data_bits.or(line.data_bits),
         parity: watch.parity.map(Into::into).or(line.parity),
         stop_bits: watch.stop_bits.or(line.stop_bits),
-        delimiter: None,
-        frame_bytes_max: None,
-        time_zone: None,
-        names: Default::default(),
-    }
+    }..Serial::default()
 }
 
 fn subscriber(url: &str, watch: &Watch) -> Result<Mqtt, String> {
