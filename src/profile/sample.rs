@@ -422,7 +422,7 @@ fn mqtt(id: String, time_zone: Option<String>) -> Mqtt {
 }
 
 fn serial(profile: String, time_zone: Option<String>) -> Serial {
-    Serial { name: "sample".to_owned(), profile, device: "sample".to_owned(), time_zone }..Serial::default()
+    Serial { name: "sample".to_owned(), profile, device: "sample".to_owned(), time_zone, ..Serial::default() }
 }
 
 /// With one device, which is [`origin`]'s.

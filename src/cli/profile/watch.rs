@@ -166,7 +166,8 @@ fn line(port: &std::path::Path, watch: &Watch, named: Option<&Profile>) -> Seria
         data_bits: watch.data_bits.or(line.data_bits),
         parity: watch.parity.map(Into::into).or(line.parity),
         stop_bits: watch.stop_bits.or(line.stop_bits),
-    }..Serial::default()
+        ..Serial::default()
+    }
 }
 
 fn subscriber(url: &str, watch: &Watch) -> Result<Mqtt, String> {
