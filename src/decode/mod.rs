@@ -689,7 +689,14 @@ fn event_time(rule: &TimeRule, place: Place<'_>, zone: Option<&TimeZone>) -> Res
     };
     match rule.formats.iter().map(read).find(|parsed| *parsed != Parsed::Wrong) {
         // A clock that was never set says so by an old time; that is no error.
-        Some(Parsed::At(ms)) => Ok(rule.not_before_ms.is_none_or(|limit| ms >= limit).then_some(Moment::At(ms))),
+        Some(Parsed::At(ms)) => {
+            let plus = match rule.plus_ns.as_ref().and_then(|path| place.find(path)).map(|node| node.kind) {
+                Some(Kind::Number(ns)) => (ns / 1e6).round() as i64,
+                _ => 0,
+            };
+            let ms = ms.saturating_add(plus);
+            Ok(rule.not_before_ms.is_none_or(|limit| ms >= limit).then_some(Moment::At(ms)))
+        }
         Some(Parsed::FromArrival(ms)) => Ok(Some(Moment::FromArrival(ms))),
         Some(Parsed::NoZone) => Ok(None),
         Some(Parsed::Wrong) | None => Err(()),

@@ -136,6 +136,7 @@ struct TimePart {
     format: Spanned<OneOrMany>,
     not_before: Option<Spanned<String>>,
     zone: Option<Spanned<String>>,
+    plus_ns: Option<Spanned<String>>,
     #[serde(default)]
     when: Vec<WhenPart>,
 }
@@ -488,8 +489,9 @@ fn time(part: TimePart) -> Result<TimeRule, Fault> {
             Err(_) => return fault(&name.span(), "zone: expected `UTC` or a name such as `Europe/Amsterdam`"),
         },
     };
+    let plus_ns = part.plus_ns.map(|path| key_path(path.get_ref(), &path.span())).transpose()?;
     let when = part.when.into_iter().map(|when| condition(when, &span)).collect::<Result<_, _>>()?;
-    Ok(TimeRule { paths, formats, not_before_ms, zone, when })
+    Ok(TimeRule { paths, formats, not_before_ms, plus_ns, zone, when })
 }
 
 /// One rule, and a second one for the elements where the value may be a list.

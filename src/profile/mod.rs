@@ -178,6 +178,8 @@ pub struct TimeRule {
     pub when: Vec<Condition>,
     /// A time before this is that of a clock which was never set: the arrival counts.
     pub not_before_ms: Option<i64>,
+    /// Where nanoseconds are that are added; they may be below 0.
+    pub plus_ns: Option<KeyPath>,
 }
 
 /// What a value must be.
