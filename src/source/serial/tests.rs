@@ -12,7 +12,8 @@ fn settings() -> Serial {
         port: "/dev/test".into(),
         profile: "generic/json-line".to_owned(),
         device: "test".to_owned(),
-    }..Serial::default()
+        ..Serial::default()
+    }
 }
 
 struct Rig {
