@@ -28,6 +28,7 @@ fn sdm120() -> Value {
     json!({
         "voltage": 230.2, "current": 1.5, "power": -345.25, "apparent_power": 352.3, "reactive_power": 12.25,
         "power_factor": -0.98, "frequency": 50.02, "energy": 1234.567, "returned_energy": 4.75, "energy_absolute": 1247.0,
+        "reactive_energy": 61.5, "returned_reactive_energy": 0.25, "reactive_energy_absolute": 61.75,
     })
 }
 
@@ -152,6 +153,45 @@ fn noise_losses_and_damage_cost_time_and_never_a_wrong_value() {
     }
     println!("{whole} whole readings, {parts} of which a part was lost");
     assert!(whole >= 20, "{whole}");
+}
+
+#[test]
+fn a_meter_of_three_phases_is_asked_for_no_more_than_it_gives_at_once() {
+    need!(Pymodbus, Kafka);
+    let kafka = Kafka::shared();
+    let bus = Bus::new("modbus.py");
+    let config = Config::new("")
+        .kafka_section(&format!("brokers = [\"{}\"]\ntopics = {{ reading = \"three-phases\" }}", kafka.address()))
+        .section(&section(&bus, "", &[(5, "eastron/sdm630")]));
+    let mut gateway = Gateway::start(&config);
+    let status = gateway.wait_delivered(3, seconds(30));
+    assert_eq!(status.sum("unit_exceptions_total"), 0, "{:#}", status.0);
+    let records = consume(kafka, &["three-phases"], 3, seconds(30));
+    let readings = records.of_kind("reading");
+    assert!(readings.len() >= 2);
+    for reading in readings {
+        let found = values(&reading.value);
+        assert_eq!(found.len(), 47, "{found:?}");
+        // What stands where, as the protocol's table has it.
+        for (name, address) in [
+            ("voltage_l1", 0x00),
+            ("current_l3", 0x0a),
+            ("power_factor_l2", 0x20),
+            ("power", 0x34),
+            ("frequency", 0x46),
+            ("energy", 0x48),
+            ("power_demand_max", 0x56),
+            ("voltage_l3_l1", 0xcc),
+            ("current_n", 0xe0),
+            ("voltage_thd_l3", 0xee),
+            ("current_thd_l1", 0xf0),
+            ("energy_absolute", 0x156),
+            ("energy_l1", 0x15a),
+            ("returned_energy_l3", 0x164),
+        ] {
+            assert_eq!(found[name], f64::from(address) + 0.5, "{name}");
+        }
+    }
 }
 
 #[test]

@@ -220,7 +220,7 @@ pub enum Parity {
 
 /// `[serial.NAME]`. What is `None` comes from the profile, and from the defaults (9600 8N1, lines of at most 4 KiB ended
 /// by `\n`) where the profile is silent too.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Serial {
     /// `serial.NAME`, as it stands in counters and dead letters.
     pub name: String,
@@ -240,6 +240,8 @@ pub struct Serial {
     pub stop_bits: Option<u8>,
     /// What ends a line.
     pub delimiter: Option<Vec<u8>>,
+    /// How often a device is asked that does not talk by itself.
+    pub every: Option<Duration>,
     /// The longest line in bytes, delimiter included.
     pub frame_bytes_max: Option<usize>,
     /// The IANA time zone of payload times that have none.

@@ -318,6 +318,9 @@ fn serial(page: &mut Page, serial: &Serial) {
     if let Some(bits) = serial.stop_bits {
         page.line("stop_bits", bits);
     }
+    if let Some(every) = serial.every {
+        page.duration("every", every);
+    }
     page.optional("delimiter", serial.delimiter.as_deref().map(escape).as_deref());
     if let Some(bytes) = serial.frame_bytes_max {
         page.size("frame_max", bytes as u64);

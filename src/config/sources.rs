@@ -190,6 +190,39 @@ pub(super) fn mqtt(name: &str, section: &Section<'_>) -> Mqtt {
     mqtt
 }
 
+impl Mqtt {
+    /// The settings of someone who only listens: 3.1.1, which every broker speaks, QoS 0, and no session that stays.
+    ///
+    /// # Errors
+    /// What was expected as the address.
+    pub fn listener(name: &str, url: &str) -> Result<Self, String> {
+        let url = values::mqtt_url(url)?;
+        Ok(Self {
+            name: name.to_owned(),
+            host: url.host,
+            port: url.port,
+            tls: url.tls.then(Tls::default),
+            version: MqttVersion::V4,
+            client_id: None,
+            user: None,
+            password: None,
+            profiles: Vec::new(),
+            qos: 0,
+            keep_alive: secs(30),
+            session_expiry: Duration::ZERO,
+            in_flight_max: 20,
+            packet_bytes_max: MIB as usize,
+            retained: Retained::Keep,
+            time_zone: None,
+            names: BTreeMap::new(),
+            read_interval: ms(5),
+            memory_bytes_max: 4 * MIB as usize,
+            drop_qos0: false,
+            rebirth: false,
+        })
+    }
+}
+
 fn profiles(section: &Section<'_>) -> Vec<ProfileUse> {
     const EXPECTED: &str = "an array of profiles, such as [\"tasmota\"]";
     let Some(field) = section.require("profiles", EXPECTED) else { return Vec::new() };
@@ -250,6 +283,7 @@ pub(super) fn serial(name: &str, section: &Section<'_>) -> Serial {
         parity: parity(section),
         stop_bits: section.integer("stop_bits", 1..=2),
         delimiter,
+        every: section.duration("every", ms(100)..=DAY),
         frame_bytes_max,
         time_zone: section.checked("time_zone", values::time_zone),
         names: names(section),

@@ -123,6 +123,14 @@ pub enum DecoderError {
         /// The profile.
         profile: Name,
     },
+    /// A rhythm is given for a profile that asks nothing.
+    #[error("{origin}: the profile `{profile}` asks its device nothing, so `every` says nothing; remove it")]
+    NothingAsked {
+        /// The source.
+        origin: String,
+        /// The profile.
+        profile: Name,
+    },
     /// A topic filter or the result of replacing a prefix is no topic filter.
     #[error("{origin}: profile `{profile}`: {error}")]
     Topic {
@@ -169,9 +177,13 @@ impl Decoder {
     /// A decoder for the lines of a serial port.
     pub fn for_serial(settings: &Serial, profiles: &ProfileSet) -> Result<Self, DecoderError> {
         let profile = find(profiles, &settings.profile, &settings.name)?;
-        let Transport::Serial(_) = &profile.transport else {
+        let Transport::Serial(line) = &profile.transport else {
             return Err(wrong_transport(&settings.name, &profile));
         };
+        if settings.every.is_some() && line.poll.is_none() {
+            let (origin, profile) = (settings.name.clone(), Arc::clone(&profile.id));
+            return Err(DecoderError::NothingAsked { origin, profile });
+        }
         let routes = Routes::one_device(Arc::from(settings.device.as_str()));
         let extractors = vec![Extractor::new(profile)];
         let decoder = Self::new(extractors, routes, settings.time_zone.as_deref(), &settings.name)?;
@@ -684,7 +696,14 @@ fn event_time(rule: &TimeRule, place: Place<'_>, zone: Option<&TimeZone>) -> Res
     };
     match rule.formats.iter().map(read).find(|parsed| *parsed != Parsed::Wrong) {
         // A clock that was never set says so by an old time; that is no error.
-        Some(Parsed::At(ms)) => Ok(rule.not_before_ms.is_none_or(|limit| ms >= limit).then_some(Moment::At(ms))),
+        Some(Parsed::At(ms)) => {
+            let plus = match rule.plus_ns.as_ref().and_then(|path| place.find(path)).map(|node| node.kind) {
+                Some(Kind::Number(ns)) => (ns / 1e6).round() as i64,
+                _ => 0,
+            };
+            let ms = ms.saturating_add(plus);
+            Ok(rule.not_before_ms.is_none_or(|limit| ms >= limit).then_some(Moment::At(ms)))
+        }
         Some(Parsed::FromArrival(ms)) => Ok(Some(Moment::FromArrival(ms))),
         Some(Parsed::NoZone) => Ok(None),
         Some(Parsed::Wrong) | None => Err(()),

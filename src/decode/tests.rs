@@ -230,6 +230,10 @@ fn what_cannot_be_configured_is_refused() {
     assert!(message(&[used("tasmota")], Some("Mars/Olympus")).contains("time_zone `Mars/Olympus` is not known"));
     let exclude = ProfileUse { exclude: vec!["a/#/b".to_owned()], ..used("tasmota") };
     assert!(message(&[exclude], None).contains("topic `a/#/b`"));
+    let every = Some(Duration::from_secs(1));
+    let serial = Serial { name: "serial.test".to_owned(), profile: "dsmr/5".to_owned(), every, ..Serial::default() };
+    let told = Decoder::for_serial(&serial, &set).unwrap_err().to_string();
+    assert_eq!(told, "serial.test: the profile `dsmr/5` asks its device nothing, so `every` says nothing; remove it");
 }
 
 #[test]

@@ -307,7 +307,21 @@ pub fn hear(profile: &Profile, decoder: &mut Decoder, sample: &Sample) -> Heard 
 impl Heard {
     fn decode(&mut self, decoder: &mut Decoder, origin: &str, sample: &Sample, payload: &[u8]) {
         let frame = Frame { origin, payload, retained: sample.retained, oversize: None };
-        self.outcomes.push(decoder.decode(&frame, ARRIVAL, &mut self.batch));
+        self.hear(decoder, &frame, ARRIVAL);
+    }
+
+    /// How many values came of it.
+    #[must_use]
+    pub fn values(&self) -> usize {
+        let of = |record: &Record| {
+            if let Record::Reading(reading) = record { self.batch.fields_of(reading).len() } else { 0 }
+        };
+        self.batch.records.iter().map(of).sum()
+    }
+
+    /// What comes of one frame.
+    pub fn hear(&mut self, decoder: &mut Decoder, frame: &Frame<'_>, received: Stamp) {
+        self.outcomes.push(decoder.decode(frame, received, &mut self.batch));
         self.rejected.extend_from_slice(decoder.values_rejected());
     }
 
@@ -408,20 +422,7 @@ fn mqtt(id: String, time_zone: Option<String>) -> Mqtt {
 }
 
 fn serial(profile: String, time_zone: Option<String>) -> Serial {
-    Serial {
-        name: "sample".to_owned(),
-        port: PathBuf::new(),
-        profile,
-        device: "sample".to_owned(),
-        baud: None,
-        data_bits: None,
-        parity: None,
-        stop_bits: None,
-        delimiter: None,
-        frame_bytes_max: None,
-        time_zone,
-        names: BTreeMap::new(),
-    }
+    Serial { name: "sample".to_owned(), profile, device: "sample".to_owned(), time_zone, ..Serial::default() }
 }
 
 /// With one device, which is [`origin`]'s.

@@ -4,6 +4,7 @@
 pub mod bus;
 pub mod framing;
 mod holder;
+pub mod listen;
 pub mod mqtt;
 mod poll;
 mod port;

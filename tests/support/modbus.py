@@ -5,8 +5,9 @@
 LINK is made: the name of the end that the gateway opens. FAULTS is a file that says what the wire does (wire.py). Bytes that
 come from the gateway are passed on as they are.
 
-Devices: 1 an SDM120, 2 a PZEM-004T v3, 3 one with a value of every kind, 4 one that refuses everything, 254 an S8. Registers
-that a device does not have are refused, gaps between others included; an address that is not there says nothing.
+Devices: 1 an SDM120, 2 a PZEM-004T v3, 3 one with a value of every kind, 4 one that refuses everything, 5 an SDM630MCT of which
+each float is half more than its address, 254 an S8. Registers that a device does not have are refused, gaps between others
+included; an address that is not there says nothing.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import threading
 
 from pymodbus import FramerType
 from pymodbus.client.mixin import ModbusClientMixin
+from pymodbus.constants import ExcCodes
 from pymodbus.datastore import ModbusDeviceContext, ModbusServerContext, ModbusSparseDataBlock
 from pymodbus.server import ModbusSerialServer
 from wire import Wire, plug, pty, relay
@@ -42,11 +44,20 @@ def device(**tables):
     return ModbusDeviceContext(**{"di": NOTHING, "co": NOTHING, "ir": NOTHING, "hr": NOTHING, **tables})
 
 
+class Eastron(ModbusDeviceContext):
+    """Refuses more than 30 floats at once, and half of one."""
+
+    def getValues(self, func_code, address, count=1):
+        if count > 60 or count % 2 or address % 2:
+            return ExcCodes.ILLEGAL_ADDRESS
+        return super().getValues(func_code, address, count)
+
+
 DEVICES = {
     1: device(
         ir=floats({
             0x00: 230.2, 0x06: 1.5, 0x0C: -345.25, 0x12: 352.3, 0x18: 12.25, 0x1E: -0.98,
-            0x46: 50.02, 0x48: 1234.567, 0x4A: 4.75, 0x156: 1247.0,
+            0x46: 50.02, 0x48: 1234.567, 0x4A: 4.75, 0x4C: 61.5, 0x4E: 0.25, 0x156: 1247.0, 0x158: 61.75,
         })
     ),
     2: device(ir=block({0: [2302, 8690, 0, 20005, 0, 1234, 0, 500, 100, 0]})),
@@ -67,6 +78,7 @@ DEVICES = {
         di=ModbusSparseDataBlock({8: True}),
     ),
     4: device(),
+    5: Eastron(di=NOTHING, co=NOTHING, hr=NOTHING, ir=floats({at: at + 0.5 for at in range(0, 0x17E, 2)})),
     254: device(ir=block({0: [0, 0, 0, 400]})),
 }
 

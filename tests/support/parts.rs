@@ -24,6 +24,8 @@ pub(crate) enum Part {
     Pymodbus,
     /// Another reader of what meters on an M-Bus say, in the same virtual environment.
     Pymeterbus,
+    /// The Sparkplug payloads of the Eclipse project, in the same virtual environment.
+    Tahu,
     /// A library that makes a program see another time.
     Faketime,
     /// The right to mount a small file system, as root or in a user namespace.
@@ -55,6 +57,7 @@ impl Part {
             Self::Pandas => no_python_module("pandas"),
             Self::Pymodbus => no_python_module("pymodbus.server, serial"),
             Self::Pymeterbus => no_python_module("meterbus"),
+            Self::Tahu => no_python_module("tahutils.tahu.sparkplug_b"),
             Self::Faketime => faketime().is_none().then(|| "libfaketime is not installed".into()),
             Self::Strace => {
                 (!succeeds("strace", &["-qq", "-o", "/dev/null", "true"])).then(|| "strace cannot trace here".into())

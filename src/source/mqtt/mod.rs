@@ -23,6 +23,8 @@ use crate::intake::Intake;
 use crate::reading::{Frames, Receipt};
 use crate::status::Link;
 
+pub use self::listen::listen;
+
 use self::backoff::Backoff;
 use self::connection::{ConnectionError, Source};
 use self::outage::Outage;
@@ -32,6 +34,7 @@ use self::tls::TlsError;
 mod backoff;
 mod connection;
 mod decoder;
+mod listen;
 mod outage;
 mod receipts;
 mod retained;
