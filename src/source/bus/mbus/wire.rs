@@ -158,7 +158,7 @@ mod tests {
             let frame = said(0x08, 5, &[0x01, 0x16, 7]);
             let heard = [&noise[..], &request(5, true), &frame, &after].concat();
             let (found, place) = answer(&heard, 5, None).unwrap();
-            prop_assert_eq!(found.bytes, frame);
+            prop_assert_eq!(found.bytes, &frame[..]);
             prop_assert_eq!(place, noise.len() + 5..noise.len() + 5 + frame.len());
         }
     }
