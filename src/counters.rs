@@ -78,6 +78,8 @@ counts! {
     ValuesRejected = "values_rejected_total", "reason";
     /// Gaps in the numbers that nodes of Sparkplug B give their messages: at least one message of that node did not arrive.
     SequenceGaps = "sequence_gaps_total", "source";
+    /// Nodes of Sparkplug B that were asked for their birth message.
+    RebirthsRequested = "rebirths_requested_total", "source";
     /// Values dropped by a filter, by its name.
     ValuesFiltered = "values_filtered_total", "filter";
     /// Values and aggregates that are alarms, by the rule's name.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::counters::{Count, Counter, Counters};
-use crate::decode::{Decoder, Outcome, Rejection};
+use crate::decode::{Decoder, Outcome, Rejection, Request};
 use crate::outbox::KnownReceipts;
 use crate::pipeline::Pipeline;
 use crate::print::Printer;
@@ -46,6 +46,7 @@ struct SourceCounts {
     ignored: Counter,
     retained_without_time: Counter,
     suppressed: Counter,
+    rebirths: Counter,
 }
 
 impl Intake {
@@ -53,6 +54,8 @@ impl Intake {
     #[must_use]
     pub fn new(source: &str, session: Option<&str>, decoder: Decoder, sink: Sink, counters: &Counters) -> Self {
         let counter = |count| counters.counter(count, source);
+        // Of sources that never ask it would only be in the way.
+        let rebirths = if decoder.asks() { counter(Count::RebirthsRequested) } else { Counter::default() };
         Self {
             source: Arc::from(source),
             session: session.map(Arc::from),
@@ -66,6 +69,7 @@ impl Intake {
                 ignored: counter(Count::FramesIgnored),
                 retained_without_time: counter(Count::RetainedWithoutTime),
                 suppressed: counter(Count::DeadLettersSuppressed),
+                rebirths,
             },
             counters: counters.clone(),
             limits: Vec::new(),
@@ -150,6 +154,16 @@ impl Intake {
             length: frame.oversize.unwrap_or(frame.payload.len() as u64),
             payload: kept.into(),
         })));
+    }
+
+    /// What the devices are to be asked because of the frames that were accepted. Who only prints asks nobody.
+    pub fn take_requests(&mut self) -> Vec<Request> {
+        let requests = self.decoder.take_requests();
+        if matches!(self.sink, Sink::Print(_)) {
+            return Vec::new();
+        }
+        self.counts.rebirths.add(requests.len() as u64);
+        requests
     }
 
     /// The MQTT topic filters to subscribe to.

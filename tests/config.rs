@@ -242,6 +242,7 @@ fn the_defaults_that_the_example_shows_are_the_defaults() {
         "password =",
         "tls =",
         "time_zone =",
+        "names =",
         "labels =",
         "baud =",
         "data_bits =",

@@ -102,7 +102,7 @@ fn a_topic_that_may_not_be_written_to_is_parked_and_the_others_go_on() {
     kafka.admin(&["deny-write", "edge", "iot.secret"]);
 
     let scratch = Scratch::new("gateway");
-    scratch.write("kafka-password", "a-secret\n");
+    scratch.write("kafka-password", "a-wrong-one\n");
     let config = Config::new("").mqtt("home", broker.port, "").kafka_section(&format!(
         "brokers = [\"127.0.0.1:{}\"]\n\
          sasl = {{ mechanism = \"SCRAM-SHA-512\", user = \"edge\", password = {{ file = \"kafka-password\" }} }}\n\
@@ -112,6 +112,12 @@ fn a_topic_that_may_not_be_written_to_is_parked_and_the_others_go_on() {
     let mut gateway = Gateway::in_scratch(scratch, &config);
     gateway.restart();
     gateway.wait_subscribed();
+    // A password that is wrong is said, and the right one is there with a reload.
+    gateway.wait_status(seconds(30), "the wrong password to be said", |status| {
+        status.link("kafka") == "down" && status.link_detail("kafka").to_lowercase().contains("auth")
+    });
+    gateway.scratch().write("kafka-password", "a-secret\n");
+    assert_eq!(gateway.reload_with(&config), "reloaded: the way to Kafka changed\n");
     let payload = |n: u64| format!("{{\"n\":{n}}}");
     for round in 0..5 {
         publish_lines(broker.port, "sensors/secret", 1, (round * 100..round * 100 + 20).map(payload));
@@ -126,8 +132,8 @@ fn a_topic_that_may_not_be_written_to_is_parked_and_the_others_go_on() {
 
     kafka.admin(&["permit-write", "edge", "iot.secret"]);
     // It is tried again with a growing delay.
-    gateway.wait_delivered(500, seconds(90));
-    let records = consume(&kafka, &["iot.kitchen", "iot.secret"], 500, seconds(30));
+    gateway.wait_delivered(501, seconds(90));
+    let records = consume(&kafka, &["iot.kitchen", "iot.secret", "iot.none"], 501, seconds(30));
     records.assert_all(500);
     records.assert_no_gaps();
     records.assert_stored_once();

@@ -72,6 +72,7 @@ fn sdm120() -> Value {
     json!({
         "voltage": 230.2, "current": 1.5, "power": -345.25, "apparent_power": 352.3, "reactive_power": 12.25,
         "power_factor": -0.98, "frequency": 50.02, "energy": 1234.567, "returned_energy": 4.75, "energy_absolute": 1247.0,
+        "reactive_energy": 61.5, "returned_reactive_energy": 0.25, "reactive_energy_absolute": 61.75,
     })
 }
 

@@ -185,6 +185,52 @@ fn generic_profiles_know_the_same_names() {
 }
 
 #[test]
+fn an_nmea_sentence_with_any_one_bit_wrong_gives_no_reading() {
+    for (path, sentence) in [
+        ("nmea/gps.toml", "$GPGGA,235959.500,3354.0000,S,07038.4000,W,2,09,0.9,-12.4,M,28.1,M,,0000*4C\r\n"),
+        ("nmea/gps.toml", "$GNRMC,101530.00,A,5342.1200,N,01008.4560,E,12.00,271.5,040526,,,A*4C\r\n"),
+        ("nmea/weather.toml", "$WIMWV,214.8,R,10.0,N,A*1D\r\n"),
+    ] {
+        let text = BUILTIN_FILES.iter().find(|(name, _)| *name == path).unwrap().1;
+        let mut profile = text.split("[[sample]]").next().unwrap().to_owned();
+        // All that the sum covers, the sum, and the mark before it; the other marks are framing's.
+        for (at, bit) in (1..sentence.len() - 2).flat_map(|at| (0..7).map(move |bit| (at, bit))) {
+            let mut bytes = sentence.as_bytes().to_vec();
+            bytes[at] ^= 1 << bit;
+            // A mark in the middle begins a frame anew, and hexadecimal digits may be small.
+            if matches!(bytes[at], b'$' | b'!' | b'\r' | b'\n')
+                || bytes.eq_ignore_ascii_case(sentence.as_bytes()) && at > sentence.len() - 5
+            {
+                continue;
+            }
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            profile += &format!(
+                "[[sample]]\nname = \"bit {bit} of {at}\"\nhex = \"{hex}\"\nexpect_error = \"bad_checksum\"\n"
+            );
+        }
+        let profile = Profile::parse(Path::new(path), &profile).unwrap();
+        assert!(profile.samples.len() > 100);
+        let mismatches: Vec<_> = run_samples(&profile).iter().map(ToString::to_string).collect();
+        assert!(mismatches.is_empty(), "{path}: {mismatches:#?}");
+    }
+}
+
+/// A code means the same in all versions of the standard: a version has some of them.
+#[test]
+fn what_a_meter_of_one_version_says_is_read_alike_by_the_profile_for_all() {
+    let set = ProfileSet::builtin();
+    let fields =
+        |id: &str| -> Vec<String> { set.get(id).unwrap().fields().map(|field| format!("{field:?}")).collect() };
+    let all = fields("dsmr");
+    for id in ["dsmr/2", "dsmr/4", "dsmr/5"] {
+        let of_one = fields(id);
+        let missing: Vec<_> = of_one.iter().filter(|field| !all.contains(field)).collect();
+        assert!(missing.is_empty(), "{id}: {missing:#?}");
+    }
+    assert_eq!(fields("dsmr/5").len(), all.len());
+}
+
+#[test]
 fn profiles_of_a_directory_add_and_replace_and_a_bad_one_stops_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let write = |path: &str, text: &str| {
@@ -341,11 +387,14 @@ const SAMPLE: &str =
 #[test]
 fn the_tutorial_is_true() {
     let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/profiles.md")).unwrap();
-    let blocks: Vec<&str> =
-        text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
-    let (whole, pieces): (Vec<&str>, Vec<&str>) =
-        blocks.iter().partition(|block| block.contains("transport = \"serial\""));
-    for text in [pieces.join("\n"), whole.concat()] {
+    let blocks = |mark: &str, text: &str| -> Vec<String> {
+        text.split(mark).skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
+    };
+    let mut profiles = blocks("<!-- a whole profile -->\n```toml\n", &text);
+    assert_eq!(profiles.len(), 2);
+    // The others are the pieces of one.
+    profiles.push(blocks("\n\n```toml\n", &text).join("\n"));
+    for text in profiles {
         let profile =
             Profile::parse(Path::new("docs/profiles.md"), &text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         assert!(profile.samples.len() >= 2);

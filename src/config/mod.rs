@@ -184,12 +184,16 @@ pub struct Mqtt {
     pub retained: Retained,
     /// The IANA time zone of payload times that have none.
     pub time_zone: Option<String>,
+    /// What devices are called in records, by the names that they give themselves.
+    pub names: BTreeMap<String, String>,
     /// The shortest time between two reads of the socket: longer costs latency, shorter costs CPU.
     pub read_interval: Duration,
     /// Bytes of messages that may wait for a commit before the socket is no longer read.
     pub memory_bytes_max: usize,
     /// Whether QoS 0 messages are dropped (and counted) instead of holding the broker back when the budget is used up.
     pub drop_qos0: bool,
+    /// Whether nodes of Sparkplug B are asked for a birth message that was missed.
+    pub rebirth: bool,
 }
 
 /// A profile as a source uses it.
@@ -216,7 +220,7 @@ pub enum Parity {
 
 /// `[serial.NAME]`. What is `None` comes from the profile, and from the defaults (9600 8N1, lines of at most 4 KiB ended
 /// by `\n`) where the profile is silent too.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Serial {
     /// `serial.NAME`, as it stands in counters and dead letters.
     pub name: String,
@@ -236,10 +240,14 @@ pub struct Serial {
     pub stop_bits: Option<u8>,
     /// What ends a line.
     pub delimiter: Option<Vec<u8>>,
+    /// How often a device is asked that does not talk by itself.
+    pub every: Option<Duration>,
     /// The longest line in bytes, delimiter included.
     pub frame_bytes_max: Option<usize>,
     /// The IANA time zone of payload times that have none.
     pub time_zone: Option<String>,
+    /// What devices are called in records, by the names that they give themselves.
+    pub names: BTreeMap<String, String>,
 }
 
 /// `[modbus.NAME]`. What is `None` comes from the profiles, and from the defaults (9600 8N1, every 10 s, 500 ms) where they

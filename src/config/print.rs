@@ -1,6 +1,7 @@
 //! Writes a configuration as a file again: everything resolved, every default written out, and of secrets where they
 //! come from. What it writes can be loaded, and gives the same.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -168,9 +169,11 @@ impl Loaded {
         };
         page.text("retained", retained);
         page.optional("time_zone", mqtt.time_zone.as_deref());
+        names(page, &mqtt.names);
         page.duration("read_interval", mqtt.read_interval);
         page.size("memory_max", mqtt.memory_bytes_max as u64);
         page.line("drop_qos0", mqtt.drop_qos0);
+        page.line("rebirth", mqtt.rebirth);
     }
 
     fn outbox(&self, page: &mut Page, outbox: &Outbox) {
@@ -309,11 +312,23 @@ fn serial(page: &mut Page, serial: &Serial) {
     if let Some(bits) = serial.stop_bits {
         page.line("stop_bits", bits);
     }
+    if let Some(every) = serial.every {
+        page.duration("every", every);
+    }
     page.optional("delimiter", serial.delimiter.as_deref().map(escape).as_deref());
     if let Some(bytes) = serial.frame_bytes_max {
         page.size("frame_max", bytes as u64);
     }
     page.optional("time_zone", serial.time_zone.as_deref());
+    names(page, &serial.names);
+}
+
+fn names(page: &mut Page, names: &BTreeMap<String, String>) {
+    if !names.is_empty() {
+        let pairs: Vec<_> = names.iter().map(|(own, name)| (quoted(own), quoted(name))).collect();
+        let pairs: Vec<_> = pairs.iter().map(|(own, name)| (own.as_str(), name.clone())).collect();
+        page.line("names", inline(&pairs));
+    }
 }
 
 fn rules(page: &mut Page, rules: &Rules) {

@@ -13,6 +13,9 @@ use super::{
 };
 
 const LABELS_MAX: usize = 32;
+/// Devices with another name than their own, and the longest of these.
+const NAMES_MAX: usize = 10_000;
+const DEVICE_BYTES_MAX: usize = 256;
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const DAY: Duration = Duration::from_secs(86_400);
@@ -177,12 +180,47 @@ pub(super) fn mqtt(name: &str, section: &Section<'_>) -> Mqtt {
             .choice("retained", &[("drop", Retained::Drop), ("first", Retained::First), ("keep", Retained::Keep)])
             .unwrap_or(Retained::First),
         time_zone: section.checked("time_zone", values::time_zone),
+        names: names(section),
         read_interval: section.duration("read_interval", secs(0)..=ms(100)).unwrap_or(ms(5)),
         memory_bytes_max,
         drop_qos0: section.boolean("drop_qos0").unwrap_or(false),
+        rebirth: section.boolean("rebirth").unwrap_or(true),
     };
     section.finish();
     mqtt
+}
+
+impl Mqtt {
+    /// The settings of someone who only listens: 3.1.1, which every broker speaks, QoS 0, and no session that stays.
+    ///
+    /// # Errors
+    /// What was expected as the address.
+    pub fn listener(name: &str, url: &str) -> Result<Self, String> {
+        let url = values::mqtt_url(url)?;
+        Ok(Self {
+            name: name.to_owned(),
+            host: url.host,
+            port: url.port,
+            tls: url.tls.then(Tls::default),
+            version: MqttVersion::V4,
+            client_id: None,
+            user: None,
+            password: None,
+            profiles: Vec::new(),
+            qos: 0,
+            keep_alive: secs(30),
+            session_expiry: Duration::ZERO,
+            in_flight_max: 20,
+            packet_bytes_max: MIB as usize,
+            retained: Retained::Keep,
+            time_zone: None,
+            names: BTreeMap::new(),
+            read_interval: ms(5),
+            memory_bytes_max: 4 * MIB as usize,
+            drop_qos0: false,
+            rebirth: false,
+        })
+    }
 }
 
 fn profiles(section: &Section<'_>) -> Vec<ProfileUse> {
@@ -245,11 +283,30 @@ pub(super) fn serial(name: &str, section: &Section<'_>) -> Serial {
         parity: parity(section),
         stop_bits: section.integer("stop_bits", 1..=2),
         delimiter,
+        every: section.duration("every", ms(100)..=DAY),
         frame_bytes_max,
         time_zone: section.checked("time_zone", values::time_zone),
+        names: names(section),
     };
     section.finish();
     serial
+}
+
+/// `names = { "what a device calls itself" = "what it is called" }`. Two may be called the same: the old one and the new one.
+fn names(section: &Section<'_>) -> BTreeMap<String, String> {
+    let mut names = BTreeMap::new();
+    let Some(field) = section.get("names") else { return names };
+    for (own, name) in field.section().entries() {
+        if own.is_empty() || own.len() > DEVICE_BYTES_MAX {
+            name.problem(format!("expected 1 to {DEVICE_BYTES_MAX} bytes as the name that a device has now"), None);
+        } else if let Some(text) = name.checked(values::printable(128)) {
+            names.insert(own, text);
+        }
+    }
+    if names.len() > NAMES_MAX {
+        field.problem(format!("expected at most {NAMES_MAX} names, found {}", names.len()), None);
+    }
+    names
 }
 
 fn parity(section: &Section<'_>) -> Option<Parity> {

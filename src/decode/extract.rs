@@ -133,14 +133,7 @@ impl<'a> Place<'a> {
             Condition::Absent(path) => !self.has(path),
             Condition::Is(path, words) => self.is(path, words),
             Condition::Not(path, words) => !self.is(path, words),
-            Condition::Bit(path, bit) => match self.find(path).map(|node| node.kind) {
-                Some(Kind::Number(number)) => bits_of(number, (*bit, 1)) == 1.0,
-                Some(Kind::Text(text)) => match parse_number(self.doc.text(text).trim()) {
-                    Some(Kind::Number(number)) => bits_of(number, (*bit, 1)) == 1.0,
-                    _ => false,
-                },
-                _ => false,
-            },
+            Condition::Bit { path, bit, set } => *set == self.has_bit(path, *bit),
             Condition::Above(limit) => match node.map(|node| node.kind) {
                 Some(Kind::Number(number)) => number > *limit,
                 Some(Kind::Text(text)) if self.doc.untyped => {
@@ -149,6 +142,14 @@ impl<'a> Place<'a> {
                 _ => false,
             },
         }
+    }
+
+    fn has_bit(&self, path: &[Box<str>], bit: u8) -> bool {
+        let number = match self.find(path).map(|node| node.kind) {
+            Some(Kind::Text(text)) => parse_number(self.doc.text(text).trim()),
+            found => found,
+        };
+        matches!(number, Some(Kind::Number(number)) if bits_of(number, (bit, 1)) == 1.0)
     }
 
     fn has(&self, path: &[Box<str>]) -> bool {

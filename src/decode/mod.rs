@@ -5,13 +5,14 @@
 //!
 //! A value that is wrong inside of a frame that is otherwise good costs only itself: it is counted, the others are kept.
 
+mod devices;
 mod doc;
 mod extract;
 mod formats;
 mod route;
 mod time;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
@@ -26,9 +27,11 @@ use crate::profile::{Format, KeyPath, PatternError, Profile, ProfileSet, TimeRul
 use crate::reading::{
     Batch, DeviceState, Field, Frame, Mark, Name, Reading, Reason, Record, Stage, Stamp, TimeQuality,
 };
+use devices::Devices;
 use doc::{Doc, Kind};
 use extract::{Extractor, Place, quoted};
 use formats::Refusal;
+pub use formats::sparkplug::Request;
 use formats::sparkplug::{self, Heard};
 use route::{Captures, Route, Routes};
 use time::Parsed;
@@ -51,6 +54,8 @@ pub struct Decoder {
     device: String,
     /// What nodes of Sparkplug B said in their births.
     births: sparkplug::Nodes,
+    /// Who is to be asked for one, if anyone may be.
+    rebirths: Option<sparkplug::Rebirths>,
     origin: Box<str>,
     gaps: Counter,
     /// Where the parts of the payload are, and where the one at hand is.
@@ -117,6 +122,14 @@ pub enum DecoderError {
         /// The profile.
         profile: Name,
     },
+    /// A rhythm is given for a profile that asks nothing.
+    #[error("{origin}: the profile `{profile}` asks its device nothing, so `every` says nothing; remove it")]
+    NothingAsked {
+        /// The source.
+        origin: String,
+        /// The profile.
+        profile: Name,
+    },
     /// A topic filter or the result of replacing a prefix is no topic filter.
     #[error("{origin}: profile `{profile}`: {error}")]
     Topic {
@@ -153,17 +166,27 @@ impl Decoder {
             routes.add(&settings.name, &profile.id, topics, used)?;
             extractors.push(Extractor::new(profile));
         }
-        Self::new(extractors, routes, settings.time_zone.as_deref(), &settings.name)
+        let mut decoder = Self::new(extractors, routes, settings.time_zone.as_deref(), &settings.name)?;
+        if settings.rebirth {
+            decoder.rebirths = Some(sparkplug::Rebirths::default());
+        }
+        Ok(decoder.calling(&settings.names))
     }
 
     /// A decoder for the lines of a serial port.
     pub fn for_serial(settings: &Serial, profiles: &ProfileSet) -> Result<Self, DecoderError> {
         let profile = find(profiles, &settings.profile, &settings.name)?;
-        let Transport::Serial(_) = &profile.transport else {
+        let Transport::Serial(line) = &profile.transport else {
             return Err(wrong_transport(&settings.name, &profile));
         };
+        if settings.every.is_some() && line.poll.is_none() {
+            let (origin, profile) = (settings.name.clone(), Arc::clone(&profile.id));
+            return Err(DecoderError::NothingAsked { origin, profile });
+        }
         let routes = Routes::one_device(Arc::from(settings.device.as_str()));
-        Self::new(vec![Extractor::new(profile)], routes, settings.time_zone.as_deref(), &settings.name)
+        let extractors = vec![Extractor::new(profile)];
+        let decoder = Self::new(extractors, routes, settings.time_zone.as_deref(), &settings.name)?;
+        Ok(decoder.calling(&settings.names))
     }
 
     /// A decoder for the devices of a Modbus: a frame's origin is the [`ModbusUnit::origin`](crate::config::ModbusUnit::origin)
@@ -198,6 +221,7 @@ impl Decoder {
             devices: Devices::default(),
             device: String::new(),
             births: sparkplug::Nodes::default(),
+            rebirths: None,
             origin: origin.into(),
             gaps: Counter::default(),
             places: VecDeque::new(),
@@ -207,13 +231,19 @@ impl Decoder {
         })
     }
 
+    /// With these names instead of those that devices give themselves.
+    fn calling(mut self, names: &BTreeMap<String, String>) -> Self {
+        self.devices = Devices::new(names);
+        self
+    }
+
     /// Counts single values that are left out of a reading ([`Count::ValuesRejected`]) and messages that did not arrive
     /// ([`Count::SequenceGaps`]) with these counters.
     #[must_use]
     pub fn counting(mut self, counters: &Counters) -> Self {
         let counter = |reason: &Reason| (*reason, counters.counter(Count::ValuesRejected, reason.as_str()));
         self.counters = Reason::ALL.iter().map(counter).collect();
-        if self.extractors.iter().any(|extractor| matches!(extractor.profile().format, Format::Sparkplug)) {
+        if self.is_sparkplug() {
             self.gaps = counters.counter(Count::SequenceGaps, &self.origin);
         }
         self
@@ -229,6 +259,21 @@ impl Decoder {
     #[must_use]
     pub fn values_rejected(&self) -> &[Reason] {
         &self.rejected
+    }
+
+    /// Whether [`Decoder::take_requests`] may ever give something.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        self.rebirths.is_some() && self.is_sparkplug()
+    }
+
+    fn is_sparkplug(&self) -> bool {
+        self.extractors.iter().any(|extractor| matches!(extractor.profile().format, Format::Sparkplug))
+    }
+
+    /// What the devices are to be asked because of what was decoded; the caller sends it, or nobody does.
+    pub fn take_requests(&mut self) -> Vec<Request> {
+        self.rebirths.as_mut().map(sparkplug::Rebirths::take).unwrap_or_default()
     }
 
     /// Decodes one frame onto the end of `out`.
@@ -291,7 +336,7 @@ impl Decoder {
         (device_of_route, captures): (&Name, &Captures),
     ) -> Step<Outcome> {
         let rules = Arc::clone(self.extractors[profile].profile());
-        let heard = self.take_apart(frame, &rules, profile, (device_of_route, captures))?;
+        let heard = self.take_apart(frame, received, &rules, profile, (device_of_route, captures))?;
         self.look_inside(&rules, profile)?;
         let mut tried = Tried { without_reading: heard.nothing, first: heard.first, ..Tried::default() };
         self.gaps.add(heard.gap.into());
@@ -299,6 +344,7 @@ impl Decoder {
         self.rejected.extend(std::iter::repeat_n(Reason::TooLarge, heard.too_many));
         for (device, online) in &heard.states {
             let device = self.devices.name(device).unwrap_or_else(|| Arc::clone(device_of_route));
+            let device = self.devices.called(device);
             let profile = Arc::clone(&rules.id);
             out.records.push(Record::State(Box::new(DeviceState { device, profile, online: *online, received })));
         }
@@ -347,6 +393,7 @@ impl Decoder {
     fn take_apart(
         &mut self,
         frame: &Frame<'_>,
+        received: Stamp,
         rules: &Profile,
         profile: usize,
         (device, captures): (&Name, &Captures),
@@ -372,6 +419,13 @@ impl Decoder {
                 let named = |name: &str| captures.iter().find(|(own, _)| **own == *name).map_or("", |(_, word)| word);
                 let topic = sparkplug::Topic { group: named("@group"), message: named("@message"), device };
                 let heard = self.births.take(topic, frame.payload, doc);
+                if let (Ok(heard), Some(rebirths)) = (&heard, &mut self.rebirths) {
+                    if topic.message == "NBIRTH" {
+                        rebirths.born(frame.origin, device);
+                    } else if heard.unknown > 0 {
+                        rebirths.want(frame.origin, device, received.monotonic_ms, received.wall_ms);
+                    }
+                }
                 return heard.or_else(|refusal| self.refuse(profile, refusal));
             }
             // Who publishes a value a topic often has an object for another one.
@@ -466,7 +520,7 @@ impl Decoder {
         }
         let device = if rules.device.is_empty() { None } else { device_of(&rules.device, place, &mut self.device) };
         let device = device.and_then(|()| self.devices.name(&self.device));
-        let device = device.unwrap_or_else(|| Arc::clone(device_of_route));
+        let device = self.devices.called(device.unwrap_or_else(|| Arc::clone(device_of_route)));
         if time_is_wrong {
             self.rejected.push(Reason::BadTime);
         }
@@ -562,7 +616,7 @@ impl Decoder {
                 return self.reject(profile, Reason::WrongType, detail);
             }
         };
-        let profile = Arc::clone(&rules.id);
+        let (device, profile) = (self.devices.called(device), Arc::clone(&rules.id));
         out.records.push(Record::State(Box::new(DeviceState { device, profile, online, received })));
         Ok(Outcome::State)
     }
@@ -580,29 +634,6 @@ struct Tried {
     without_time: bool,
     /// The first value that was rejected, for a person.
     first: Option<String>,
-}
-
-/// Names of devices that payloads have.
-#[derive(Debug, Default)]
-struct Devices {
-    known: HashMap<Box<str>, Name>,
-}
-
-impl Devices {
-    fn name(&mut self, device: &str) -> Option<Name> {
-        if device.is_empty() || device.len() > DEVICE_BYTES_MAX {
-            return None;
-        }
-        if let Some(name) = self.known.get(device) {
-            return Some(Arc::clone(name));
-        }
-        if self.known.len() >= DEVICES_MAX {
-            self.known.clear();
-        }
-        let name: Name = Arc::from(device);
-        self.known.insert(device.into(), Arc::clone(&name));
-        Some(name)
-    }
 }
 
 /// The device that the payload names: what is there of several paths, joined.
@@ -658,7 +689,14 @@ fn event_time(rule: &TimeRule, place: Place<'_>, zone: Option<&TimeZone>) -> Res
     };
     match rule.formats.iter().map(read).find(|parsed| *parsed != Parsed::Wrong) {
         // A clock that was never set says so by an old time; that is no error.
-        Some(Parsed::At(ms)) => Ok(rule.not_before_ms.is_none_or(|limit| ms >= limit).then_some(Moment::At(ms))),
+        Some(Parsed::At(ms)) => {
+            let plus = match rule.plus_ns.as_ref().and_then(|path| place.find(path)).map(|node| node.kind) {
+                Some(Kind::Number(ns)) => (ns / 1e6).round() as i64,
+                _ => 0,
+            };
+            let ms = ms.saturating_add(plus);
+            Ok(rule.not_before_ms.is_none_or(|limit| ms >= limit).then_some(Moment::At(ms)))
+        }
         Some(Parsed::FromArrival(ms)) => Ok(Some(Moment::FromArrival(ms))),
         Some(Parsed::NoZone) => Ok(None),
         Some(Parsed::Wrong) | None => Err(()),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const NOW: Stamp = Stamp { wall_ms: 1_800_000_000_000, monotonic_ms: 5, trusted: true };
 
-fn mqtt(profiles: &[ProfileUse], time_zone: Option<&str>) -> Mqtt {
+pub(super) fn mqtt(profiles: &[ProfileUse], time_zone: Option<&str>) -> Mqtt {
     Mqtt {
         name: "mqtt.test".to_owned(),
         host: String::new(),
@@ -30,10 +30,12 @@ fn mqtt(profiles: &[ProfileUse], time_zone: Option<&str>) -> Mqtt {
         read_interval: Duration::ZERO,
         memory_bytes_max: 1 << 20,
         drop_qos0: false,
+        names: BTreeMap::new(),
+        rebirth: true,
     }
 }
 
-fn used(id: &str) -> ProfileUse {
+pub(super) fn used(id: &str) -> ProfileUse {
     ProfileUse { id: id.to_owned(), prefix: None, exclude: Vec::new() }
 }
 
@@ -228,6 +230,10 @@ fn what_cannot_be_configured_is_refused() {
     assert!(message(&[used("tasmota")], Some("Mars/Olympus")).contains("time_zone `Mars/Olympus` is not known"));
     let exclude = ProfileUse { exclude: vec!["a/#/b".to_owned()], ..used("tasmota") };
     assert!(message(&[exclude], None).contains("topic `a/#/b`"));
+    let every = Some(Duration::from_secs(1));
+    let serial = Serial { name: "serial.test".to_owned(), profile: "dsmr/5".to_owned(), every, ..Serial::default() };
+    let told = Decoder::for_serial(&serial, &set).unwrap_err().to_string();
+    assert_eq!(told, "serial.test: the profile `dsmr/5` asks its device nothing, so `every` says nothing; remove it");
 }
 
 #[test]
@@ -512,4 +518,23 @@ fn a_birth_is_a_state_and_a_reading_and_lost_messages_are_counted() {
     // No metric is in it that is not about the protocol.
     assert_eq!(hear("spBv1.0/g/NDATA/n", b"\x18\x05").0, Outcome::Ignored);
     assert_eq!(hear("spBv1.0/g/NDEATH/n", b"\x08\x01"), (Outcome::State, vec!["n false".into(), "n/d false".into()]));
+}
+
+#[test]
+fn a_node_whose_birth_was_missed_is_asked_for_it_where_it_may_be() {
+    let data = b"\x12\x07\x10\x01\x65\x00\x00\xc0\xbf\x18\x07";
+    let asked = |settings: Mqtt| {
+        let mut decoder = Decoder::for_mqtt(&settings, &ProfileSet::builtin()).unwrap();
+        for topic in ["plc/spB/g/DDATA/n/d", "plc/spB/g/DDATA/n/e", "plc/spB/g/NDATA/m"] {
+            let frame = Frame { origin: topic, payload: data, retained: false, oversize: None };
+            decoder.decode(&frame, NOW, &mut Batch::default());
+        }
+        let topics: Vec<_> = decoder.take_requests().into_iter().map(|request| request.topic).collect();
+        assert!(decoder.take_requests().is_empty());
+        (decoder.asks(), topics)
+    };
+    let used = ProfileUse { prefix: Some("plc/spB".to_owned()), ..used("sparkplug/sparkplug-b") };
+    let settings = mqtt(&[used], None);
+    assert_eq!(asked(settings.clone()), (true, vec!["plc/spB/g/NCMD/n".to_owned(), "plc/spB/g/NCMD/m".to_owned()]));
+    assert_eq!(asked(Mqtt { rebirth: false, ..settings }), (false, Vec::new()));
 }

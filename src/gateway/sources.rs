@@ -77,7 +77,7 @@ impl Sources {
             // The decoder has found the profile.
             let resolved = profiles.resolve(settings).unwrap_or_else(|_| settings.clone());
             let framing = profiles.framing(settings).unwrap_or_default();
-            prepared.serial.push((resolved, framing, profiles.poll(&settings.profile), decoder));
+            prepared.serial.push((resolved, framing, profiles.poll(settings), decoder));
         }
         for settings in config.modbus.iter().filter(|settings| wanted(&settings.name)) {
             let decoder = Decoder::for_modbus(settings, profiles)?;

@@ -136,6 +136,7 @@ struct TimePart {
     format: Spanned<OneOrMany>,
     not_before: Option<Spanned<String>>,
     zone: Option<Spanned<String>>,
+    plus_ns: Option<Spanned<String>>,
     #[serde(default)]
     when: Vec<WhenPart>,
 }
@@ -488,8 +489,9 @@ fn time(part: TimePart) -> Result<TimeRule, Fault> {
             Err(_) => return fault(&name.span(), "zone: expected `UTC` or a name such as `Europe/Amsterdam`"),
         },
     };
+    let plus_ns = part.plus_ns.map(|path| key_path(path.get_ref(), &path.span())).transpose()?;
     let when = part.when.into_iter().map(|when| condition(when, &span)).collect::<Result<_, _>>()?;
-    Ok(TimeRule { paths, formats, not_before_ms, zone, when })
+    Ok(TimeRule { paths, formats, not_before_ms, plus_ns, zone, when })
 }
 
 /// One rule, and a second one for the elements where the value may be a list.
@@ -607,11 +609,14 @@ fn condition(part: WhenPart, span: &Range<usize>) -> Result<Condition, Fault> {
         (Some(path), None, None, None, None, true) => Ok(Condition::Absent(key_path(&path, span)?)),
         (Some(path), Some(is), None, None, None, false) => Ok(Condition::Is(key_path(&path, span)?, words(is))),
         (Some(path), None, Some(not), None, None, false) => Ok(Condition::Not(key_path(&path, span)?, words(not))),
-        (Some(path), None, None, Some(bit), None, false) if bit < 53 => Ok(Condition::Bit(key_path(&path, span)?, bit)),
+        (Some(path), None, None, Some(bit), None, absent) if bit < 53 => {
+            Ok(Condition::Bit { path: key_path(&path, span)?, bit, set: !absent })
+        }
         (None, None, None, None, Some(above), false) => Ok(Condition::Above(above)),
         _ => fault(
             span,
-            "when: expected { path }, { path, absent = true }, { path, is }, { path, not }, { path, bit } or { above }",
+            "when: expected { path }, { path, absent = true }, { path, is }, { path, not }, { path, bit }, \
+             { path, bit, absent = true } or { above }",
         ),
     }
 }

@@ -178,6 +178,8 @@ pub struct TimeRule {
     pub when: Vec<Condition>,
     /// A time before this is that of a clock which was never set: the arrival counts.
     pub not_before_ms: Option<i64>,
+    /// Where nanoseconds are that are added; they may be below 0.
+    pub plus_ns: Option<KeyPath>,
 }
 
 /// What a value must be.
@@ -274,8 +276,15 @@ pub enum Condition {
     Is(KeyPath, Vec<Box<str>>),
     /// There is no value at that path, or it is none of these texts.
     Not(KeyPath, Vec<Box<str>>),
-    /// This bit of the whole number at that path is set.
-    Bit(KeyPath, u8),
+    /// This bit of the whole number at that path is set, or is not; where there is no number it is not.
+    Bit {
+        /// Where the number is.
+        path: KeyPath,
+        /// From 0, the lowest.
+        bit: u8,
+        /// What is wanted of it.
+        set: bool,
+    },
     /// The number itself is greater than this.
     Above(f64),
 }
@@ -433,13 +442,14 @@ impl ProfileSet {
         Ok(framing)
     }
 
-    /// What the profile of that id asks its device, if it has to be asked.
+    /// What the device on a serial port is asked, if it has to be: as its profile says, in the rhythm of its settings.
     #[must_use]
-    pub fn poll(&self, id: &str) -> Option<Poll> {
-        match &self.profiles.get(id)?.transport {
-            Transport::Serial(line) => line.poll.clone(),
-            Transport::Mqtt(_) | Transport::Modbus(_) => None,
-        }
+    pub fn poll(&self, serial: &Serial) -> Option<Poll> {
+        let Transport::Serial(line) = &self.profiles.get(serial.profile.as_str())?.transport else { return None };
+        let mut poll = line.poll.clone()?;
+        poll.every = serial.every.unwrap_or(poll.every);
+        poll.timeout = poll.timeout.min(poll.every);
+        Some(poll)
     }
 
     /// The settings of a Modbus, completed by what the profiles of its devices say.

@@ -20,6 +20,8 @@ use crate::decode::{Decoder, Outcome};
 use crate::reading::{Batch, Frame, Reason, Record, Stamp, TimeQuality, Value};
 use crate::source::framing::{Found, Framer};
 
+const EXPECTED_BYTES: &str = "sample: expected one of `payload`, `hex` and `registers`";
+
 /// A frame, and what must come of it.
 #[derive(Clone, Debug, Default)]
 pub struct Sample {
@@ -33,6 +35,8 @@ pub struct Sample {
     pub hex: bool,
     /// Where one read ends and the next begins.
     pub cuts: Vec<usize>,
+    /// What was heard before, for a device whose messages build on earlier ones; what comes of it is not looked at.
+    pub before: Vec<Self>,
     /// The source's `time_zone`.
     pub time_zone: Option<String>,
     /// Whether the broker had retained it.
@@ -86,6 +90,8 @@ pub(super) struct SamplePart {
     payload: Option<String>,
     hex: Option<Hex>,
     registers: Option<toml::Table>,
+    #[serde(default)]
+    before: Vec<BeforePart>,
     time_zone: Option<String>,
     #[serde(default)]
     retained: bool,
@@ -96,6 +102,16 @@ pub(super) struct SamplePart {
     expect_error: Option<String>,
     #[serde(default)]
     values_rejected: usize,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BeforePart {
+    topic: Option<String>,
+    payload: Option<String>,
+    hex: Option<Hex>,
+    #[serde(default)]
+    retained: bool,
 }
 
 /// One read, or several.
@@ -118,30 +134,20 @@ impl Sample {
     pub(super) fn build(part: Spanned<SamplePart>) -> Result<Self, Fault> {
         let span = part.span();
         let part = part.into_inner();
-        let hex = part.hex.is_some();
-        let reads = match (part.payload, part.hex, part.registers) {
+        let heard = match (part.payload, part.hex, part.registers) {
             (None, None, Some(blocks)) => match registers::sample_frame(&blocks) {
-                Ok(frame) => vec![frame],
+                Ok(payload) => Self { payload, ..Self::default() },
                 Err(message) => return fault(&span, format!("sample: {message}")),
             },
-            (Some(text), None, None) => vec![text.into_bytes()],
-            (None, Some(hex), None) => {
-                let reads = match hex {
-                    Hex::One(hex) => vec![hex],
-                    Hex::Many(reads) => reads,
-                };
-                match reads.iter().map(|hex| unhex(hex)).collect::<Option<Vec<_>>>() {
-                    Some(reads) => reads,
-                    None => return fault(&span, "sample: expected pairs of hexadecimal digits in `hex`"),
-                }
-            }
-            _ => return fault(&span, "sample: expected one of `payload`, `hex` and `registers`"),
+            (payload, hex, None) => Self::heard(payload, hex, &span)?,
+            _ => return fault(&span, EXPECTED_BYTES),
         };
-        let ends = reads.iter().scan(0, |end, read| {
-            *end += read.len();
-            Some(*end)
+        let before = part.before.into_iter().map(|before| {
+            let heard = Self::heard(before.payload, before.hex, &span)?;
+            let topic = before.topic.or_else(|| part.topic.clone());
+            Ok(Self { topic, retained: before.retained, ..heard })
         });
-        let cuts = ends.take(reads.len().saturating_sub(1)).collect();
+        let before = before.collect::<Result<_, _>>()?;
         let error = match &part.expect_error {
             None => None,
             Some(code) => match Reason::from_code(code) {
@@ -180,9 +186,7 @@ impl Sample {
         Ok(Self {
             name: part.name,
             topic: part.topic,
-            payload: reads.concat(),
-            hex,
-            cuts,
+            before,
             time_zone: part.time_zone,
             retained: part.retained,
             error: error.filter(|_| matches!(expected, Expected::Readings(_))),
@@ -190,7 +194,27 @@ impl Sample {
             state,
             values_rejected: part.values_rejected,
             at: span.start,
+            ..heard
         })
+    }
+
+    /// One with these bytes and nothing else.
+    fn heard(payload: Option<String>, hex: Option<Hex>, span: &Range<usize>) -> Result<Self, Fault> {
+        let reads = match (payload, hex) {
+            (Some(text), None) => return Ok(Self { payload: text.into_bytes(), ..Self::default() }),
+            (None, Some(Hex::One(hex))) => vec![hex],
+            (None, Some(Hex::Many(reads))) => reads,
+            _ => return fault(span, EXPECTED_BYTES),
+        };
+        let Some(reads) = reads.iter().map(|hex| unhex(hex)).collect::<Option<Vec<_>>>() else {
+            return fault(span, "sample: expected pairs of hexadecimal digits in `hex`");
+        };
+        let ends = reads.iter().scan(0, |end, read| {
+            *end += read.len();
+            Some(*end)
+        });
+        let cuts = ends.take(reads.len().saturating_sub(1)).collect();
+        Ok(Self { payload: reads.concat(), hex: true, cuts, ..Self::default() })
     }
 }
 
@@ -268,6 +292,9 @@ pub struct Heard {
 /// What comes of a sample, from its bytes on the wire if it is of a serial device.
 #[must_use]
 pub fn hear(profile: &Profile, decoder: &mut Decoder, sample: &Sample) -> Heard {
+    for before in &sample.before {
+        let _ = hear(profile, decoder, before);
+    }
     let mut heard = Heard::default();
     let origin = sample.topic.as_deref().unwrap_or(origin(&profile.transport));
     match framing_of(profile, sample) {
@@ -280,7 +307,21 @@ pub fn hear(profile: &Profile, decoder: &mut Decoder, sample: &Sample) -> Heard 
 impl Heard {
     fn decode(&mut self, decoder: &mut Decoder, origin: &str, sample: &Sample, payload: &[u8]) {
         let frame = Frame { origin, payload, retained: sample.retained, oversize: None };
-        self.outcomes.push(decoder.decode(&frame, ARRIVAL, &mut self.batch));
+        self.hear(decoder, &frame, ARRIVAL);
+    }
+
+    /// How many values came of it.
+    #[must_use]
+    pub fn values(&self) -> usize {
+        let of = |record: &Record| {
+            if let Record::Reading(reading) = record { self.batch.fields_of(reading).len() } else { 0 }
+        };
+        self.batch.records.iter().map(of).sum()
+    }
+
+    /// What comes of one frame.
+    pub fn hear(&mut self, decoder: &mut Decoder, frame: &Frame<'_>, received: Stamp) {
+        self.outcomes.push(decoder.decode(frame, received, &mut self.batch));
         self.rejected.extend_from_slice(decoder.values_rejected());
     }
 
@@ -372,26 +413,16 @@ fn mqtt(id: String, time_zone: Option<String>) -> Mqtt {
         packet_bytes_max: usize::MAX,
         retained: Retained::Keep,
         time_zone,
+        names: BTreeMap::new(),
         read_interval: Duration::ZERO,
         memory_bytes_max: usize::MAX,
         drop_qos0: false,
+        rebirth: false,
     }
 }
 
 fn serial(profile: String, time_zone: Option<String>) -> Serial {
-    Serial {
-        name: "sample".to_owned(),
-        port: PathBuf::new(),
-        profile,
-        device: "sample".to_owned(),
-        baud: None,
-        data_bits: None,
-        parity: None,
-        stop_bits: None,
-        delimiter: None,
-        frame_bytes_max: None,
-        time_zone,
-    }
+    Serial { name: "sample".to_owned(), profile, device: "sample".to_owned(), time_zone, ..Serial::default() }
 }
 
 /// With one device, which is [`origin`]'s.

@@ -3,6 +3,7 @@
 
 pub mod framing;
 mod holder;
+pub mod listen;
 pub mod modbus;
 pub mod mqtt;
 mod poll;

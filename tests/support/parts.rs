@@ -22,6 +22,8 @@ pub(crate) enum Part {
     Pandas,
     /// Devices on a Modbus line, in the same virtual environment.
     Pymodbus,
+    /// The Sparkplug payloads of the Eclipse project, in the same virtual environment.
+    Tahu,
     /// A library that makes a program see another time.
     Faketime,
     /// The right to mount a small file system, as root or in a user namespace.
@@ -52,6 +54,7 @@ impl Part {
             Self::Paho => no_python_module("paho.mqtt.client"),
             Self::Pandas => no_python_module("pandas"),
             Self::Pymodbus => no_python_module("pymodbus.server, serial"),
+            Self::Tahu => no_python_module("tahutils.tahu.sparkplug_b"),
             Self::Faketime => faketime().is_none().then(|| "libfaketime is not installed".into()),
             Self::Strace => {
                 (!succeeds("strace", &["-qq", "-o", "/dev/null", "true"])).then(|| "strace cannot trace here".into())

@@ -1,6 +1,7 @@
 //! DSMR P1 telegrams (Netbeheer Nederland, P1 Companion Standard): lines of an OBIS code and values in brackets.
 //!
 //! What comes out: each code with its value as a key, a list where there are several; `identification` of the first line;
+//! `version` of the standard as the meter reports it, and `meter`, its own number, which countries put under different codes;
 //! and `mbus`, by channel: `type`, `id`, `time`, `value`, `unit` of the meter that is on it. A meter's clock begins in 1970:
 //! a value of then was never read from the meter on that channel.
 
@@ -12,6 +13,10 @@ use crate::decode::extract::quoted;
 const NEVER: &str = "70";
 /// M-Bus channels that a meter has.
 const CHANNELS: u8 = 4;
+/// Where a meter says its version: 42, 50; in Belgium 50217, which is 50 and their own. Before DSMR 4 none does.
+const VERSION: [&str; 2] = ["1-3:0.2.8", "0-0:96.1.4"];
+/// Where its number is: in the Netherlands and Belgium, in Luxembourg, in Hungary.
+const METER: [&str; 3] = ["0-0:96.1.1", "0-0:42.0.0", "0-0:96.1.0"];
 
 /// A line: its code, and what is in its brackets.
 struct Line<'a> {
@@ -39,6 +44,11 @@ pub(in crate::decode) fn dsmr(text: &str, doc: &mut Doc) -> Result<(), Refusal> 
     }
     doc.begin(true);
     doc.put("identification", Leaf::Text(identification));
+    for (key, codes) in [("version", &VERSION[..]), ("meter", &METER[..])] {
+        if let Some(value) = codes.iter().find_map(|code| only_value(code, &found)) {
+            doc.put(key, Leaf::Text(value));
+        }
+    }
     for line in &found {
         match line.groups.as_slice() {
             [] => {}
@@ -57,6 +67,15 @@ pub(in crate::decode) fn dsmr(text: &str, doc: &mut Doc) -> Result<(), Refusal> 
     doc.end(channels);
     doc.end(0);
     fits(doc)
+}
+
+/// The value of a code that has just one; an empty one is none.
+fn only_value<'a>(code: &str, lines: &[Line<'a>]) -> Option<&'a str> {
+    let line = lines.iter().find(|line| line.code == code)?;
+    match line.groups.as_slice() {
+        [value] if !value.is_empty() => Some(value),
+        _ => None,
+    }
 }
 
 /// What stands before the unit.
@@ -125,6 +144,22 @@ mod tests {
         dsmr(text, &mut doc).unwrap();
         assert_eq!(word(&doc, &["mbus", "1", "value"]).as_deref(), Some("00001.001"));
         assert_eq!(word(&doc, &["mbus", "1", "unit"]).as_deref(), Some("m3"));
+    }
+
+    #[test]
+    fn version_and_number_of_a_meter_are_found_under_the_codes_of_its_country() {
+        for (lines, version, meter) in [
+            ("1-3:0.2.8(42)\n0-0:96.1.1(4530)\n", Some("42"), Some("4530")),
+            ("0-0:96.1.4(50217)\n0-0:96.1.1(3153)\n", Some("50217"), Some("3153")),
+            ("1-3:0.2.8(50)\n0-0:42.0.0(5341)\n", Some("50"), Some("5341")),
+            ("0-0:96.1.1()\n0-0:96.1.0(3839)\n", None, Some("3839")),
+            ("1-0:1.7.0(0001.19*kW)\n", None, None),
+        ] {
+            let mut doc = Doc::default();
+            dsmr(&format!("/XYZ\n{lines}!\n"), &mut doc).unwrap();
+            assert_eq!(word(&doc, &["version"]).as_deref(), version, "{lines}");
+            assert_eq!(word(&doc, &["meter"]).as_deref(), meter, "{lines}");
+        }
     }
 
     #[test]

@@ -167,3 +167,132 @@ proptest! {
         }
     }
 }
+
+/// What RFC 8428 gives as examples in section 5, resolved by hand.
+mod examples_of_the_rfc {
+    use super::records;
+
+    /// Records of one device: name, seconds after `start`, unit, value.
+    fn expected(device: &str, start: f64, values: &[(&str, f64, &str, &str)]) -> Vec<String> {
+        let line = |(name, seconds, unit, value): &(&str, f64, &str, &str)| {
+            format!("device={device} name={name} time={} unit={unit} value={value}", start + seconds)
+        };
+        values.iter().map(line).collect()
+    }
+
+    #[test]
+    fn single_and_multiple_points() {
+        assert_eq!(
+            records(br#"[{"n":"urn:dev:ow:10e2073a01080063","u":"Cel","v":23.1}]"#),
+            ["device=urn:dev:ow:10e2073a01080063 name=temperature unit=Cel value=23.1"]
+        );
+        let both = br#"[{"bn":"urn:dev:ow:10e2073a01080063:","n":"voltage","u":"V","v":120.1},{"n":"current","u":"A","v":1.2}]"#;
+        assert_eq!(
+            records(both),
+            [
+                "device=urn:dev:ow:10e2073a01080063 name=voltage unit=V value=120.1",
+                "device=urn:dev:ow:10e2073a01080063 name=current unit=A value=1.2"
+            ]
+        );
+        let series =
+            br#"[{"bn":"urn:dev:ow:10e2073a01080063","bt":1.320067464e+09,"bu":"%RH","v":21.2},{"t":10,"v":21.3},
+            {"t":20,"v":21.4},{"t":30,"v":21.4},{"t":40,"v":21.5},{"t":80,"v":21.7}]"#;
+        let humidity = |seconds, value| ("humidity", seconds, "%", value);
+        let values = [(0.0, "21.2"), (10.0, "21.3"), (20.0, "21.4"), (30.0, "21.4"), (40.0, "21.5"), (80.0, "21.7")];
+        let values = values.map(|(seconds, value)| humidity(seconds, value));
+        assert_eq!(records(series), expected("urn:dev:ow:10e2073a01080063", 1_320_067_464.0, &values));
+    }
+
+    /// Of section 5.1.2 in JSON, and of section 6 in CBOR: a half, doubles, negative labels and times.
+    #[test]
+    fn base_values_in_json_and_in_cbor() {
+        let json = br#"[{"bn":"urn:dev:ow:10e2073a0108006:","bt":1.276020076001e+09,"bu":"A","bver":5,"n":"voltage","u":"V","v":120.1},
+            {"n":"current","t":-5,"v":1.2},{"n":"current","t":-4,"v":1.3},{"n":"current","t":-3,"v":1.4},
+            {"n":"current","t":-2,"v":1.5},{"n":"current","t":-1,"v":1.6},{"n":"current","v":1.7}]"#;
+        let double = |number: f64| [&[0xfb][..], &number.to_be_bytes()].concat();
+        let mut cbor = b"\x87\xa7\x21\x78\x1burn:dev:ow:10e2073a0108006:\x22".to_vec();
+        cbor.extend(double(1_276_020_076.001));
+        cbor.extend(b"\x23\x61A\x20\x05\x00\x67voltage\x01\x61V\x02");
+        cbor.extend(double(120.1));
+        for (time, value) in [(-5_i8, 1.2), (-4, 1.3), (-3, 1.4), (-2, 1.5), (-1, 1.6), (0, 1.7)] {
+            cbor.extend(b"\xa3\x00\x67current\x06");
+            // A negative number is written as what is missing to -1.
+            cbor.push(if time < 0 { 0x20 | (-1 - time).unsigned_abs() } else { 0 });
+            cbor.push(0x02);
+            if value == 1.5 {
+                cbor.extend(b"\xf9\x3e\x00");
+            } else {
+                cbor.extend(double(value));
+            }
+        }
+        let line = |name: &str, second: u64, unit: &str, value: &str| {
+            format!("device=urn:dev:ow:10e2073a0108006 name={name} time={second}.001 unit={unit} value={value}")
+        };
+        let mut resolved = vec![line("voltage", 1_276_020_076, "V", "120.1")];
+        let currents = (1_276_020_071..).zip(["1.2", "1.3", "1.4", "1.5", "1.6", "1.7"]);
+        resolved.extend(currents.map(|(second, value)| line("current", second, "A", value)));
+        assert_eq!(records(json), resolved);
+        assert_eq!(records(&cbor), resolved);
+    }
+
+    #[test]
+    fn a_sensor_that_moves_and_the_same_resolved() {
+        let json =
+            br#"[{"bn":"urn:dev:ow:10e2073a01080063","bt":1.320067464e+09,"bu":"%RH","v":20},{"u":"lon","v":24.30621},
+            {"u":"lat","v":60.07965},{"t":60,"v":20.3},{"u":"lon","t":60,"v":24.30622},{"u":"%EL","t":150,"v":98},
+            {"u":"lat","t":180,"v":60.07967}]"#;
+        let resolved = br#"[{"n":"urn:dev:ow:10e2073a01080063","u":"%RH","t":1.320067464e+09,"v":20},
+            {"n":"urn:dev:ow:10e2073a01080063","u":"lon","t":1.320067464e+09,"v":24.30621},
+            {"n":"urn:dev:ow:10e2073a01080063","u":"lat","t":1.320067464e+09,"v":60.07965},
+            {"n":"urn:dev:ow:10e2073a01080063","u":"%RH","t":1.320067524e+09,"v":20.3},
+            {"n":"urn:dev:ow:10e2073a01080063","u":"lon","t":1.320067524e+09,"v":24.30622},
+            {"n":"urn:dev:ow:10e2073a01080063","u":"%EL","t":1.320067614e+09,"v":98},
+            {"n":"urn:dev:ow:10e2073a01080063","u":"lat","t":1.320067644e+09,"v":60.07967}]"#;
+        let values = [
+            ("humidity", 0.0, "%", "20"),
+            ("longitude", 0.0, "deg", "24.30621"),
+            ("latitude", 0.0, "deg", "60.07965"),
+            ("humidity", 60.0, "%", "20.3"),
+            ("longitude", 60.0, "deg", "24.30622"),
+            ("battery", 150.0, "%", "98"),
+            ("latitude", 180.0, "deg", "60.07967"),
+        ];
+        let expected = expected("urn:dev:ow:10e2073a01080063", 1_320_067_464.0, &values);
+        assert_eq!(records(json), expected);
+        assert_eq!(records(resolved), expected);
+    }
+
+    #[test]
+    fn several_types_several_devices_and_settings() {
+        let types =
+            br#"[{"bn":"urn:dev:ow:10e2073a01080063:","n":"temp","u":"Cel","v":23.1},{"n":"label","vs":"Machine Room"},
+            {"n":"open","vb":false},{"n":"nfc-reader","vd":"aGkgCg"}]"#;
+        let device = "device=urn:dev:ow:10e2073a01080063";
+        let values =
+            ["temp unit=Cel value=23.1", "label text=Machine Room", "open flag=false", "nfc-reader data=aGkgCg"];
+        assert_eq!(records(types), values.map(|value| format!("{device} name={value}")));
+        // The last record has the base name of the third and the base time of the first.
+        let devices = br#"[{"bn":"2001:db8::2/","bt":1.320078429e+09,"n":"temperature","u":"Cel","v":25.2},
+            {"n":"humidity","u":"%RH","v":30},{"bn":"2001:db8::1/","n":"temperature","u":"Cel","v":12.3},
+            {"n":"humidity","u":"%RH","v":67}]"#;
+        let at = |device, temperature, humidity| {
+            expected(
+                device,
+                1_320_078_429.0,
+                &[("temperature", 0.0, "Cel", temperature), ("humidity", 0.0, "%", humidity)],
+            )
+        };
+        assert_eq!(records(devices), [at("2001:db8::2", "25.2", "30"), at("2001:db8::1", "12.3", "67")].concat());
+        let thermostat =
+            br#"[{"bn":"urn:dev:ow:10e2073a01080063:"},{"n":"temp","u":"Cel","v":23.1},{"n":"heat","u":"/","v":1},
+            {"n":"fan","u":"/","v":0}]"#;
+        let values = ["temp unit=Cel value=23.1", "heat unit=1 value=1", "fan unit=1 value=0"];
+        assert_eq!(records(thermostat), values.map(|value| format!("{device} name={value}")));
+        // Two lights: the whole name is a device.
+        let lights =
+            br#"[{"bt":1.320078429e+09,"bu":"/","n":"2001:db8::3","v":0.5},{"n":"2001:db8::4","t":0.1,"v":0}]"#;
+        let found = records(lights);
+        assert_eq!(found[0], "device=2001:db8::3 name=value time=1320078429 unit=1 value=0.5");
+        assert_eq!(found[1], "device=2001:db8::4 name=value time=1320078429.1 unit=1 value=0");
+    }
+}

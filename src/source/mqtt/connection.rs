@@ -20,6 +20,7 @@ use tokio::time::{sleep_until, timeout};
 use crate::beats;
 use crate::clock;
 use crate::config;
+use crate::decode::Request;
 use crate::reading::{Frames, Receipt};
 
 use super::Sink;
@@ -319,11 +320,21 @@ impl<'a, S: Sink> Connection<'a, S> {
         };
         // What came before an error is good: it is handed over in any case.
         self.source.session.end(&mut self.source.sink);
+        self.publish_requests()?;
         let tally = self.source.session.take_tally();
         self.source.outage.count(tally);
         self.stream.make_room(self.decoder.room(&self.stream.input));
         self.take_durable()?;
         outcome
+    }
+
+    /// Sends what devices are to be asked. At QoS 0: who does not hear it is asked again.
+    fn publish_requests(&mut self) -> Result<(), ConnectionError> {
+        for Request { topic, payload } in self.source.sink.take_requests() {
+            tracing::info!(source = self.source.settings.name, topic, "asking a Sparkplug node for its birth message");
+            wire::publish(self.source.settings.version, &topic, payload, &mut self.stream.output)?;
+        }
+        Ok(())
     }
 
     fn on_packet(&mut self, packet: Packet) -> Result<(), ConnectionError> {

@@ -18,9 +18,12 @@ use tokio::sync::{oneshot, watch};
 use crate::clock;
 use crate::config;
 use crate::counters::Counters;
+use crate::decode::Request;
 use crate::intake::Intake;
 use crate::reading::{Frames, Receipt};
 use crate::status::Link;
+
+pub use self::listen::listen;
 
 use self::backoff::Backoff;
 use self::connection::{ConnectionError, Source};
@@ -31,6 +34,7 @@ use self::tls::TlsError;
 mod backoff;
 mod connection;
 mod decoder;
+mod listen;
 mod outage;
 mod receipts;
 mod retained;
@@ -46,6 +50,8 @@ trait Sink {
     fn accept(&mut self, frames: &Frames, receipts: &[Receipt]) -> u64;
     /// Starts the commit now.
     fn hurry(&mut self);
+    /// What is to be published because of what was accepted.
+    fn take_requests(&mut self) -> Vec<Request>;
 }
 
 impl Sink for Intake {
@@ -55,6 +61,10 @@ impl Sink for Intake {
 
     fn hurry(&mut self) {
         Intake::hurry(self);
+    }
+
+    fn take_requests(&mut self) -> Vec<Request> {
+        Intake::take_requests(self)
     }
 }
 

@@ -30,6 +30,10 @@ impl Sink for Numbers {
     fn hurry(&mut self) {
         self.hurries += 1;
     }
+
+    fn take_requests(&mut self) -> Vec<crate::decode::Request> {
+        Vec::new()
+    }
 }
 
 struct Rig {

@@ -308,6 +308,23 @@ pub(super) fn unsubscribe(
     }
 }
 
+/// Appends a PUBLISH of QoS 0 to `out`.
+pub(super) fn publish(
+    version: MqttVersion,
+    topic: &str,
+    payload: Vec<u8>,
+    out: &mut BytesMut,
+) -> Result<(), EncodeError> {
+    match version {
+        MqttVersion::V4 => {
+            write_v4(&v4::Packet::Publish(v4::Publish::new(topic, mqttbytes::QoS::AtMostOnce, payload)), out)
+        }
+        MqttVersion::V5 => {
+            write_v5(&v5::Packet::Publish(v5::Publish::new(topic, v5_bytes::QoS::AtMostOnce, payload, None)), out)
+        }
+    }
+}
+
 // The packets below are the same bytes in both versions: with success as their reason, MQTT 5 leaves it out.
 
 /// Appends an acknowledgement to `out`.

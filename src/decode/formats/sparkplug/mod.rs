@@ -8,9 +8,11 @@
 //! the protocol (`bdSeq`, `Node Control/…`, `Device Control/…`) are passed over.
 //!
 //! What is remembered of births is bounded; when there are too many nodes the one that was silent longest is forgotten. A
-//! payload that cannot be read changes nothing. We only listen: who has missed a birth has to wait for the next one.
+//! payload that cannot be read changes nothing. A node whose birth was missed is asked for another one ([`rebirth`]); nothing else
+//! is ever sent.
 
 mod payload;
+mod rebirth;
 
 use foldhash::{HashMap, HashMapExt};
 
@@ -20,6 +22,8 @@ use crate::decode::doc::{Doc, Leaf};
 use crate::decode::extract::quoted;
 use crate::reading::Reason;
 use payload::{Meaning, Metric, Payload};
+pub(in crate::decode) use rebirth::Rebirths;
+pub use rebirth::Request;
 
 /// The metric of births and deaths that numbers the node's connections.
 const CONNECTION: &str = "bdSeq";

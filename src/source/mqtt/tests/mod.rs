@@ -41,9 +41,11 @@ pub(super) fn settings(version: MqttVersion, port: u16) -> config::Mqtt {
         packet_bytes_max: 1024 * 1024,
         retained: Retained::First,
         time_zone: None,
+        names: Default::default(),
         read_interval: Duration::from_millis(1),
         memory_bytes_max: 8 * 1024 * 1024,
         drop_qos0: false,
+        rebirth: false,
     }
 }
 
@@ -73,6 +75,8 @@ pub(super) struct State {
     pub(super) frames: u64,
     pub(super) receipts: Vec<Receipt>,
     pub(super) hurries: u64,
+    /// What is to be published next.
+    pub(super) requests: Vec<crate::decode::Request>,
     commits: Commits,
 }
 
@@ -97,6 +101,10 @@ impl Sink for Store {
             self.durable.send_replace(state.appends);
         }
         state.appends
+    }
+
+    fn take_requests(&mut self) -> Vec<crate::decode::Request> {
+        std::mem::take(&mut self.state().requests)
     }
 
     fn hurry(&mut self) {
@@ -157,7 +165,8 @@ impl Rig {
         void_at: u64,
     ) -> Self {
         let known: Vec<_> = known.iter().map(|receipt| (*receipt, 0)).collect();
-        let state = State { appends: 0, taken: Vec::new(), frames: 0, receipts: Vec::new(), hurries: 0, commits };
+        let (taken, receipts, requests) = (Vec::new(), Vec::new(), Vec::new());
+        let state = State { appends: 0, taken, frames: 0, receipts, hurries: 0, requests, commits };
         let (durable, watched) = watch::channel(0);
         let store = Store { state: Arc::new(Mutex::new(state)), durable };
         let (counters, links) = (Counters::default(), Links::default());
