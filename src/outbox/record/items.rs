@@ -1,8 +1,9 @@
-//! Types out of CBOR with one copy of serde_cbor's parser for all of them. It is generic over what it fills in: eighty types are
-//! in chunks and checkpoints, and a parser for each was a twentieth of the binary.
+//! Types out of CBOR with one copy of serde_cbor's parser for all of them. It is generic over what it fills in: dozens of types
+//! are in checkpoints, and a parser for each was a twenty-fifth of the binary.
 //!
 //! The parser fills in an [`Item`] at a time, behind a call that is not generic, and types are made of items, which takes
-//! little code. Nothing is kept between: the elements of a list are parsed while its type asks for them.
+//! little code. Nothing is kept between: the elements of a list are parsed while its type asks for them. It costs more than
+//! twice the instructions, so it is for what is read at a start or once in a chunk, and not for a chunk's columns.
 //!
 //! Invariants: what serde_cbor wrote is read into what serde_cbor by itself would read it into; depth and lengths are limited by
 //! its parser. With what it does not write this is freer (an undefined or tagged null is a `None` too) or stricter (an enum as an
