@@ -235,6 +235,45 @@ fn noise_losses_and_damage_cost_time_and_never_a_wrong_value() {
 }
 
 #[test]
+fn a_meter_of_three_phases_is_asked_for_no_more_than_it_gives_at_once() {
+    need!(Pymodbus, Kafka);
+    let kafka = Kafka::shared();
+    let bus = Bus::new();
+    let config = Config::new("")
+        .kafka_section(&format!("brokers = [\"{}\"]\ntopics = {{ reading = \"three-phases\" }}", kafka.address()))
+        .section(&bus.section("", &[(5, "eastron/sdm630")]));
+    let mut gateway = Gateway::start(&config);
+    let status = gateway.wait_delivered(3, seconds(30));
+    assert_eq!(status.sum("unit_exceptions_total"), 0, "{:#}", status.0);
+    let records = consume(kafka, &["three-phases"], 3, seconds(30));
+    let readings = records.of_kind("reading");
+    assert!(readings.len() >= 2);
+    for reading in readings {
+        let found = values(&reading.value);
+        assert_eq!(found.len(), 47, "{found:?}");
+        // What stands where, as the protocol's table has it.
+        for (name, address) in [
+            ("voltage_l1", 0x00),
+            ("current_l3", 0x0a),
+            ("power_factor_l2", 0x20),
+            ("power", 0x34),
+            ("frequency", 0x46),
+            ("energy", 0x48),
+            ("power_demand_max", 0x56),
+            ("voltage_l3_l1", 0xcc),
+            ("current_n", 0xe0),
+            ("voltage_thd_l3", 0xee),
+            ("current_thd_l1", 0xf0),
+            ("energy_absolute", 0x156),
+            ("energy_l1", 0x15a),
+            ("returned_energy_l3", 0x164),
+        ] {
+            assert_eq!(found[name], f64::from(address) + 0.5, "{name}");
+        }
+    }
+}
+
+#[test]
 fn a_line_that_falls_silent_and_one_that_is_pulled_tell_it_by_states() {
     need!(Pymodbus);
     let mut bus = Bus::new();

@@ -58,6 +58,40 @@ fn absent_at_start_then_pulled_out_and_replugged() {
 }
 
 #[test]
+fn two_identical_adapters_are_told_apart_by_their_sockets_whichever_comes_back_first() {
+    need!(Kafka);
+    let kafka = Kafka::shared();
+    let scratch = Scratch::new("serial");
+    // Names below /dev/serial/by-path: adapters without a serial number have the same name below by-id.
+    let sockets = [1, 2].map(|socket| scratch.join(&format!("pci-0000:00:14.0-usb-0:{socket}:1.0-port0")));
+    let sources = config(kafka, "identical").serial("left", &sockets[0], "").serial("right", &sockets[1], "");
+    let mut gateway = Gateway::start(&sources);
+    for round in 0..4_u64 {
+        // The kernel numbers them as they come: each is now the one, now the other.
+        let mut order = [0, 1];
+        order.rotate_left((round % 2) as usize);
+        let mut devices = order.map(|index| (index as u64, Pty::plug(&sockets[index])));
+        gateway.wait_status(seconds(30), "both to be open", |status| status.links("serial.") == ["up", "up"]);
+        for (index, device) in &mut devices {
+            assert!(device.send(b"half a line of before\n", seconds(10)));
+            send(device, round * 20 + *index * 10..round * 20 + *index * 10 + 10);
+        }
+        gateway
+            .wait_status(seconds(20), "this round's lines", |status| status.sum("readings_total") == (round + 1) * 20);
+        drop(devices);
+        gateway.wait_status(seconds(20), "both to be down", |status| status.links("serial.") == ["down", "down"]);
+    }
+    gateway.wait_delivered(80, seconds(30));
+    let records = consume(kafka, &["identical"], 80, seconds(30));
+    records.assert_all(80);
+    for record in records.of_kind("reading") {
+        let n = record.value["values"]["n"].as_f64().unwrap() as u64;
+        let whose = if n / 10 % 2 == 0 { "left" } else { "right" };
+        assert_eq!(record.value["device"], whose, "{record:?}");
+    }
+}
+
+#[test]
 fn a_tenth_of_the_bytes_corrupted() {
     need!(Kafka);
     let kafka = Kafka::shared();

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::poll::{Asker, Turn};
-use super::port::{self, Line};
+use super::port::{self, Line, Port};
 use super::serial::stopped;
 use crate::clock;
 use crate::config::Serial;
@@ -31,20 +31,32 @@ pub struct Piece<'a> {
     pub ended: bool,
 }
 
-/// Hands what the port gives to `hear`, until `stop` says so or its sender is gone. `settings` are those of the line; the device
-/// is asked what `poll` says, if anything.
+/// A port that is open.
+#[derive(Debug)]
+pub struct Listener(Port);
+
+/// Opens the port with these settings of the line.
 ///
 /// # Errors
-/// When the port cannot be opened, read or written, and why.
+/// Why it cannot be opened.
+pub fn open(settings: &Serial) -> Result<Listener, String> {
+    let Serial { baud, data_bits, parity, stop_bits, .. } = *settings;
+    let port = port::open(&settings.port, Line { baud, data_bits, parity, stop_bits })?;
+    port::warn_if_shared(&settings.name, &settings.port);
+    Ok(Listener(port))
+}
+
+/// Hands what the port gives to `hear`, until `stop` says so or its sender is gone. The device is asked what `poll` says,
+/// if anything.
+///
+/// # Errors
+/// When the port is gone or cannot be read or written, and why.
 pub async fn listen(
-    settings: &Serial,
+    Listener(mut port): Listener,
     poll: Option<Poll>,
     mut hear: impl FnMut(Piece<'_>),
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), String> {
-    let Serial { baud, data_bits, parity, stop_bits, .. } = *settings;
-    let mut port = port::open(&settings.port, Line { baud, data_bits, parity, stop_bits })?;
-    port::warn_if_shared(&settings.name, &settings.port);
     let mut asker = poll.map(|poll| Asker::new(poll, clock::monotonic()));
     let mut piece = Vec::with_capacity(PIECE_BYTES_MAX);
     let mut buffer = vec![0; PIECE_BYTES_MAX];

@@ -5,8 +5,9 @@
 LINK is made: the name of the end that the gateway opens. FAULTS is a file with a word that is read for each answer: clean,
 noise, drop, cut, corrupt, any (one of these), mute. Bytes that come from the gateway are passed on as they are.
 
-Devices: 1 an SDM120, 2 a PZEM-004T v3, 3 one with a value of every kind, 4 one that refuses everything, 254 an S8. Registers
-that a device does not have are refused, gaps between others included; an address that is not there says nothing.
+Devices: 1 an SDM120, 2 a PZEM-004T v3, 3 one with a value of every kind, 4 one that refuses everything, 5 an SDM630MCT of which
+each float is half more than its address, 254 an S8. Registers that a device does not have are refused, gaps between others
+included; an address that is not there says nothing.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ import tty
 
 from pymodbus import FramerType
 from pymodbus.client.mixin import ModbusClientMixin
+from pymodbus.constants import ExcCodes
 from pymodbus.datastore import ModbusDeviceContext, ModbusServerContext, ModbusSparseDataBlock
 from pymodbus.server import ModbusSerialServer
 
@@ -42,6 +44,15 @@ NOTHING = ModbusSparseDataBlock({65_000: 0})
 
 def device(**tables):
     return ModbusDeviceContext(**{"di": NOTHING, "co": NOTHING, "ir": NOTHING, "hr": NOTHING, **tables})
+
+
+class Eastron(ModbusDeviceContext):
+    """Refuses more than 30 floats at once, and half of one."""
+
+    def getValues(self, func_code, address, count=1):
+        if count > 60 or count % 2 or address % 2:
+            return ExcCodes.ILLEGAL_ADDRESS
+        return super().getValues(func_code, address, count)
 
 
 DEVICES = {
@@ -69,6 +80,7 @@ DEVICES = {
         di=ModbusSparseDataBlock({8: True}),
     ),
     4: device(),
+    5: Eastron(di=NOTHING, co=NOTHING, hr=NOTHING, ir=floats({at: at + 0.5 for at in range(0, 0x17E, 2)})),
     254: device(ir=block({0: [0, 0, 0, 400]})),
 }
 

@@ -111,6 +111,9 @@ pub(super) fn run(set: &ProfileSet, watch: &Watch, json: bool) -> Result<bool, S
                     _ => None,
                 });
                 let mut shown = port::Shown::new(&profiles, &settings, json)?;
+                let told = |why: String| format!("{}: {why}", port.display());
+                let listener = listen::open(&settings).map_err(told)?;
+                shown.begin(&settings);
                 let mut left = count;
                 let hear = |piece: listen::Piece<'_>| {
                     left -= 1;
@@ -118,9 +121,9 @@ pub(super) fn run(set: &ProfileSet, watch: &Watch, json: bool) -> Result<bool, S
                         stop.send_replace(true);
                     }
                 };
-                let ended = listen::listen(&settings, poll, hear, stopped).await;
+                let ended = listen::listen(listener, poll, hear, stopped).await;
                 shown.summary();
-                ended.map_err(|why| format!("{}: {why}", port.display())).map(|()| true)
+                ended.map_err(told).map(|()| true)
             }
             (None, Some(url)) => {
                 let settings = subscriber(url, watch)?;

@@ -4,10 +4,14 @@
 //! `version` of the standard as the meter reports it, and `meter`, its own number, which countries put under different codes;
 //! and `mbus`, by channel: `type`, `id`, `time`, `value`, `unit` of the meter that is on it. A meter's clock begins in 1970:
 //! a value of then was never read from the meter on that channel.
+//!
+//! A meter that reports its version (DSMR 4 and later) ends with a checksum. The framing compares it, where there is one; a profile
+//! for older meters too may leave it out, so it is here that a telegram is refused which says its version and has lost it.
 
 use super::{Refusal, fits, malformed};
 use crate::decode::doc::{Doc, Leaf};
 use crate::decode::extract::quoted;
+use crate::reading::Reason;
 
 /// The first two digits of the year in which nothing was read yet.
 const NEVER: &str = "70";
@@ -30,8 +34,10 @@ pub(in crate::decode) fn dsmr(text: &str, doc: &mut Doc) -> Result<(), Refusal> 
         return malformed(format!("expected a telegram that begins with `/`, found {}", quoted(text)));
     };
     let mut found: Vec<Line<'_>> = Vec::new();
+    let mut has_checksum = false;
     for line in lines.filter(|line| !line.is_empty()) {
-        if line.starts_with('!') {
+        if let Some(checksum) = line.strip_prefix('!') {
+            has_checksum = !checksum.trim().is_empty();
             break;
         }
         let (code, rest) = line.split_at(line.find('(').unwrap_or(line.len()));
@@ -42,10 +48,14 @@ pub(in crate::decode) fn dsmr(text: &str, doc: &mut Doc) -> Result<(), Refusal> 
             _ => found.push(Line { code, groups: groups.collect() }),
         }
     }
+    if let (Some(version), false) = (first_of(&VERSION, &found), has_checksum) {
+        let detail = format!("expected a checksum behind `!`, since the meter reports version {}", quoted(version));
+        return Err(Refusal::Wrong(Reason::BadChecksum, detail));
+    }
     doc.begin(true);
     doc.put("identification", Leaf::Text(identification));
     for (key, codes) in [("version", &VERSION[..]), ("meter", &METER[..])] {
-        if let Some(value) = codes.iter().find_map(|code| only_value(code, &found)) {
+        if let Some(value) = first_of(codes, &found) {
             doc.put(key, Leaf::Text(value));
         }
     }
@@ -67,6 +77,11 @@ pub(in crate::decode) fn dsmr(text: &str, doc: &mut Doc) -> Result<(), Refusal> 
     doc.end(channels);
     doc.end(0);
     fits(doc)
+}
+
+/// The value of the first of these codes that has one.
+fn first_of<'a>(codes: &[&str], lines: &[Line<'a>]) -> Option<&'a str> {
+    codes.iter().find_map(|code| only_value(code, lines))
 }
 
 /// The value of a code that has just one; an empty one is none.
@@ -156,7 +171,9 @@ mod tests {
             ("1-0:1.7.0(0001.19*kW)\n", None, None),
         ] {
             let mut doc = Doc::default();
-            dsmr(&format!("/XYZ\n{lines}!\n"), &mut doc).unwrap();
+            dsmr(&format!("/XYZ\n{lines}!1234\n"), &mut doc).unwrap();
+            let lost = dsmr(&format!("/XYZ\n{lines}!\n"), &mut Doc::default());
+            assert_eq!(lost.is_err(), version.is_some(), "a meter that has a version has a checksum: {lines}");
             assert_eq!(word(&doc, &["version"]).as_deref(), version, "{lines}");
             assert_eq!(word(&doc, &["meter"]).as_deref(), meter, "{lines}");
         }

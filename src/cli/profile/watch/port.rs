@@ -52,8 +52,12 @@ impl Shown {
             return Err(format!("none of these profiles is for a port; name another one, or none ({asked})"));
         }
         let line = line_text(settings.baud, settings.data_bits, settings.parity, settings.stop_bits);
-        remark(&format!("listening to {} at {line}; stop with Ctrl-C", settings.port.display()));
         Ok(Self { ears, line, json, bytes: 0 })
+    }
+
+    /// The port is open.
+    pub(super) fn begin(&self, settings: &Serial) {
+        remark(&format!("listening to {} at {}; stop with Ctrl-C", settings.port.display(), self.line));
     }
 
     /// Shows a piece. Fails when nobody reads the output any more.
