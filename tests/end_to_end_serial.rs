@@ -86,7 +86,7 @@ fn two_identical_adapters_are_told_apart_by_their_sockets_whichever_comes_back_f
     records.assert_all(80);
     for record in records.of_kind("reading") {
         let n = record.value["values"]["n"].as_f64().unwrap() as u64;
-        let whose = if n / 10 % 2 == 0 { "left" } else { "right" };
+        let whose = if (n / 10).is_multiple_of(2) { "left" } else { "right" };
         assert_eq!(record.value["device"], whose, "{record:?}");
     }
 }
