@@ -83,7 +83,8 @@ fetch_debian_rust() {
         rm -rf "$root" && mkdir -p "$root/debs" || exit 1
         local std llvm
         [ "$(id -u)" -ne 0 ] || apt-get -q update >&2 || true
-        std=$(apt-cache depends rustc-web | sed -n 's/.*Depends: \(libstd-rust-web-[0-9.]*\)$/\1/p')
+        # Which of the two names it has differed between versions.
+        std=$(apt-cache depends rustc-web libstd-rust-web-dev | sed -n 's/.*Depends: \(libstd-rust-web-[0-9.]*\)$/\1/p' | sort -u)
         [ -n "$std" ] || give_up "apt knows no rustc-web (Debian 12's security archive has it); apt-get update may help"
         llvm=$(apt-cache depends "$std" | sed -n 's/.*Depends: \(libllvm[0-9]*\)$/\1/p')
         (cd "$root/debs" && apt-get -q download rustc-web "$std" "$llvm" libstd-rust-web-dev rust-web-src) >&2 ||

@@ -16,7 +16,7 @@ pub(crate) const STEP_MAX_MS: u64 = 3_600_000;
 pub enum Voucher {
     /// The kernel: an NTP or PTP client disciplines it.
     Kernel,
-    /// systemd-timesyncd, where the kernel may not be asked.
+    /// systemd-timesyncd, where the kernel cannot be asked.
     Timesyncd,
     /// A clock chip that agrees with it.
     Chip,

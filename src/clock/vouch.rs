@@ -32,15 +32,26 @@ pub(super) fn voucher(setting: &ClockTrust, wall_ms: i64, floor_ms: i64) -> Opti
 
 /// NTP, whoever speaks it. The kernel is asked first: it takes its word back when somebody sets the clock, timesyncd does not.
 fn synchronised() -> Option<Voucher> {
-    match rtime_clock::adjtime::adjtimex(&mut rtime_clock::adjtime::Timex::new()) {
-        Ok(state) => (state != TIME_ERROR).then_some(Voucher::Kernel),
-        // A sandbox may forbid the question.
-        Err(_) => Path::new(TIMESYNCD).exists().then_some(Voucher::Timesyncd),
+    match kernel_synchronised() {
+        Some(yes) => yes.then_some(Voucher::Kernel),
+        None => Path::new(TIMESYNCD).exists().then_some(Voucher::Timesyncd),
     }
 }
 
-/// adjtimex(2): "the system clock is not synchronized to a reliable server".
-const TIME_ERROR: i32 = 5;
+/// Nothing where a sandbox forbids the question.
+#[cfg(target_pointer_width = "64")]
+fn kernel_synchronised() -> Option<bool> {
+    /// adjtimex(2): "the system clock is not synchronized to a reliable server".
+    const TIME_ERROR: i32 = 5;
+    let state = rtime_clock::adjtime::adjtimex(&mut rtime_clock::adjtime::Timex::new()).ok()?;
+    Some(state != TIME_ERROR)
+}
+
+/// No crate asks the kernel of a 32-bit system without `unsafe`.
+#[cfg(not(target_pointer_width = "64"))]
+const fn kernel_synchronised() -> Option<bool> {
+    None
+}
 
 /// A chip that keeps a time that can be, and that the wall clock agrees with.
 fn chip(chips: &Path, wall_ms: i64, floor_ms: i64) -> Option<Voucher> {

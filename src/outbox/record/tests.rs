@@ -131,6 +131,20 @@ proptest! {
         }
     }
 
+    /// Byte for byte, as the parser by itself would read it, whole or damaged.
+    #[test]
+    fn items_make_what_the_parser_makes(batch in batch(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let mut bytes = encode(&batch, 0..batch.len()).unwrap();
+        let again = |body: &Body| to_cbor(body).unwrap();
+        let by_items: Body = items::from_slice(&bytes).unwrap();
+        prop_assert_eq!(again(&by_items), again(&serde_cbor::from_slice(&bytes).unwrap()));
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        if let (Ok(by_items), Ok(by_parser)) = (items::from_slice(&bytes), serde_cbor::from_slice(&bytes)) {
+            prop_assert_eq!(again(&by_items), again(&by_parser));
+        }
+    }
+
     #[test]
     fn garbage_is_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let _ = decode(&bytes, &mut Names::default());
