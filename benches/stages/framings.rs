@@ -1,11 +1,15 @@
-//! What each framing costs for a frame, its checksum included.
+//! What each framing costs for a frame, its checksum included: those of the shipped profiles with their own samples, and
+//! each kind with frames made for it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use tidegate::clock;
-use tidegate::profile::framing::Framing;
-use tidegate::profile::{Profile, Transport};
+use tidegate::profile::framing::{Framing, FramingKind};
+use tidegate::profile::{Expected, Profile, ProfileSet, Transport};
 use tidegate::source::framing::{Found, Framer};
+
+use crate::decoders;
 
 /// So many bytes go through each.
 const BYTES: usize = 20_000_000;
@@ -49,6 +53,54 @@ pub(super) fn run() {
     ] {
         measure(what, &framing(text), frame);
     }
+    silence(&particles);
+    shipped();
+}
+
+/// One for each framing that shipped profiles have, with the longest good sample of the first of them.
+fn shipped() {
+    println!("\nframings of shipped profiles, with what a sample has on the wire");
+    let mut seen = Vec::new();
+    for profile in ProfileSet::builtin().iter() {
+        let Transport::Serial(line) = &profile.transport else { continue };
+        let good = profile.samples.iter().filter(|sample| {
+            matches!(sample.expected, Expected::Readings(_))
+                && decoders::payloads(profile, sample).len() == 1
+                && !has_noise(&line.framing, &sample.payload)
+        });
+        let Some(sample) = good.max_by_key(|sample| sample.payload.len()) else { continue };
+        if seen.contains(&line.framing) {
+            continue;
+        }
+        let mut wire = sample.payload.clone();
+        if let FramingKind::Delimiter(delimiter) = &line.framing.kind
+            && !wire.ends_with(delimiter)
+        {
+            wire.extend(delimiter);
+        }
+        measure(&profile.id, &line.framing, &wire);
+        seen.push(line.framing.clone());
+    }
+}
+
+fn has_noise(framing: &Framing, wire: &[u8]) -> bool {
+    let mut framer = Framer::new(framing);
+    framer.push(wire, |_| {});
+    framer.take_noise() > 0
+}
+
+/// A frame ends where it is silent, so each is a read of its own.
+fn silence(frame: &[u8]) {
+    let mut framer = Framer::new(&framing("kind = \"idle\"\ngap = \"20ms\""));
+    let count = BYTES / frame.len();
+    let mut found = 0;
+    let start = clock::instant();
+    for _ in 0..count {
+        framer.push(frame, |_| {});
+        framer.idle(|one| found += usize::from(matches!(one, Found::Frame(_))));
+    }
+    print_row("idle", start.elapsed(), found, frame.len());
+    assert_eq!(found, count);
 }
 
 const TELEGRAM: &str = "kind = \"markers\"\nstart = \"/\"\nend = \"!\"\ntail = \"\\r\\n\"\n[checksum]\n\
@@ -94,8 +146,14 @@ fn measure(what: &str, framing: &Framing, frame: &[u8]) {
     for read in stream.chunks(READ_BYTES) {
         framer.push(read, |one| found += usize::from(matches!(one, Found::Frame(_))));
     }
-    let nanos = start.elapsed().as_nanos() as f64;
-    assert_eq!(found, count, "{what}");
-    let rate = stream.len() as f64 * 1_000.0 / nanos;
-    println!("{what:34} {:6.0} ns a frame of {} bytes ({rate:.0} MB/s)", nanos / count as f64, frame.len());
+    let took = start.elapsed();
+    // The end of the last one may be known only by what comes after it.
+    assert!(found == count || found + 1 == count, "{what}: {found} of {count}");
+    print_row(what, took, found, frame.len());
+}
+
+fn print_row(what: &str, took: Duration, frames: usize, bytes: usize) {
+    let nanos = took.as_nanos() as f64;
+    let rate = (frames * bytes) as f64 * 1_000.0 / nanos;
+    println!("{what:34} {:6.0} ns a frame of {bytes} bytes ({rate:.0} MB/s)", nanos / frames as f64);
 }

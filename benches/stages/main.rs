@@ -7,6 +7,7 @@
     reason = "a measurement has nobody to hand an error to but its reader"
 )]
 
+mod decoders;
 mod framings;
 mod rules;
 mod sealing;
@@ -73,6 +74,7 @@ fn main() {
     });
     println!("{:34} {:6.0} ns a record of {} bytes", "encode alone", encoding - copying, out.len() / BATCH as usize);
     framings::run();
+    decoders::run();
     sealing::run();
     rules::run();
 }

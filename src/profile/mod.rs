@@ -33,7 +33,7 @@ pub use registers::{
     BITS_MAX, BusSettings, REGISTERS_MAX, RegisterBlock, RegisterOrder, RegisterTable, RegisterValue, Registers,
     exception_text,
 };
-pub use sample::{Heard, Mismatch, Sample, SampleReading, decoder, hear, run_samples, unhex};
+pub use sample::{Expected, Heard, Mismatch, Sample, SampleReading, decoder, hear, run_samples, unhex};
 pub use telegram::{Telegram, checksum};
 pub use topic::{LEVELS_MAX, TopicPattern, covers};
 

@@ -54,6 +54,19 @@ impl Broker {
         self.child = spawn(&self.config, self.port);
     }
 
+    /// Runs it for a moment on another port, where none of its clients comes; it was stopped before, and is afterwards.
+    pub(super) fn aside(&mut self, act: impl FnOnce(&Self)) {
+        let (config, port) = (self.config.clone(), self.port);
+        let text = std::fs::read_to_string(&config).unwrap();
+        (self.config, self.port) = (config.with_extension("aside"), free_port());
+        let own = |port: u16| format!("listener {port} ");
+        std::fs::write(&self.config, text.replace(&own(port), &own(self.port))).unwrap();
+        self.restart();
+        act(self);
+        self.stop();
+        (self.config, self.port) = (config, port);
+    }
+
     /// Publishes each line of `lines` with an independent client.
     pub(super) fn publish(&self, args: &[&str], topic: &str, qos: u8, lines: &str) {
         let mut child = Command::new("mosquitto_pub")
