@@ -7,8 +7,10 @@
 
 mod devices;
 mod doc;
+mod error;
 mod extract;
 mod formats;
+mod moment;
 mod route;
 mod time;
 
@@ -18,13 +20,14 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashMapExt};
 use jiff::tz::TimeZone;
 
+pub use error::DecoderError;
 pub use extract::{FIELDS_MAX, TEXT_BYTES_MAX};
 pub(crate) use formats::mbus::more_telegrams_follow;
 pub use time::TimeFormat;
 
 use crate::config::{Bus, BusProtocol, Mqtt, Serial};
 use crate::counters::{Count, Counter, Counters};
-use crate::profile::{Format, KeyPath, PatternError, Profile, ProfileSet, TimeRule, Transport, UnknownProfile};
+use crate::profile::{Format, Profile, ProfileSet, Transport};
 use crate::reading::{
     Batch, DeviceState, Field, Frame, Mark, Name, Reading, Reason, Record, Stage, Stamp, TimeQuality,
 };
@@ -34,8 +37,8 @@ use extract::{Extractor, Place, quoted};
 use formats::Refusal;
 pub use formats::sparkplug::Request;
 use formats::sparkplug::{self, Heard};
+use moment::{Moment, device_of, event_time};
 use route::{Captures, Route, Routes};
-use time::Parsed;
 
 /// Device names that are remembered.
 const DEVICES_MAX: usize = 10_000;
@@ -92,63 +95,6 @@ pub struct Rejection {
     pub reason: Reason,
     /// Why, for a person: what was expected and what was found.
     pub detail: String,
-}
-
-/// Why no decoder can be made of a configuration.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DecoderError {
-    /// No profile has that id.
-    #[error("{origin}: {error}")]
-    Unknown {
-        /// The source.
-        origin: String,
-        /// The profile, with the nearest known one.
-        error: UnknownProfile,
-    },
-    /// The profile is for another kind of source.
-    #[error("{origin}: the profile `{profile}` is for {expected} sources; use it there, or choose another one")]
-    WrongTransport {
-        /// The source.
-        origin: String,
-        /// The profile.
-        profile: Name,
-        /// What the profile is for.
-        expected: &'static str,
-    },
-    /// A prefix is given for a profile that has none.
-    #[error("{origin}: the profile `{profile}` has no prefix that `prefix` could replace; remove it")]
-    NoPrefix {
-        /// The source.
-        origin: String,
-        /// The profile.
-        profile: Name,
-    },
-    /// A rhythm is given for a profile that asks nothing.
-    #[error("{origin}: the profile `{profile}` asks its device nothing, so `every` says nothing; remove it")]
-    NothingAsked {
-        /// The source.
-        origin: String,
-        /// The profile.
-        profile: Name,
-    },
-    /// A topic filter or the result of replacing a prefix is no topic filter.
-    #[error("{origin}: profile `{profile}`: {error}")]
-    Topic {
-        /// The source.
-        origin: String,
-        /// The profile.
-        profile: Name,
-        /// What is wrong with it.
-        error: PatternError,
-    },
-    /// The time zone is not known.
-    #[error("{origin}: time_zone `{zone}` is not known; expected a name such as `Europe/Amsterdam`")]
-    TimeZone {
-        /// The source.
-        origin: String,
-        /// What was found.
-        zone: String,
-    },
 }
 
 /// A result that is decided before the last step: a plain `?` ends the decoding of a frame.
@@ -641,73 +587,6 @@ struct Tried {
     without_time: bool,
     /// The first value that was rejected, for a person.
     first: Option<String>,
-}
-
-/// The device that the payload names: what is there of several paths, joined.
-fn device_of(paths: &[KeyPath], place: Place<'_>, device: &mut String) -> Option<()> {
-    device.clear();
-    for path in paths {
-        let Some(word) = place.word(path) else { continue };
-        if !device.is_empty() {
-            device.push('-');
-        }
-        device.push_str(word.trim());
-    }
-    (!device.is_empty()).then_some(())
-}
-
-/// When something was measured, in milliseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Moment {
-    /// Since 1970-01-01T00:00:00Z.
-    At(i64),
-    /// After the arrival; below 0 before it.
-    FromArrival(i64),
-}
-
-/// When the payload says that it was measured; the arrival counts instead of a time that is wrong, or not to be believed.
-fn event_time(rule: &TimeRule, place: Place<'_>, zone: Option<&TimeZone>) -> Result<Option<Moment>, ()> {
-    if !place.holds(&rule.when) {
-        return Ok(None);
-    }
-    let zone = rule.zone.as_ref().or(zone);
-    let joined;
-    let value = match rule.paths.as_slice() {
-        [path] => match place.find(path).map(|node| node.kind) {
-            None | Some(Kind::Null) => return Ok(None),
-            Some(Kind::Number(number)) => Ok(number),
-            Some(Kind::Text(text) | Kind::Digits(text)) => Err(place.doc.text(text)),
-            Some(_) => return Err(()),
-        },
-        paths => {
-            let words: Option<Vec<String>> = paths.iter().map(|path| place.word(path)).collect();
-            let Some(words) = words else { return Ok(None) };
-            joined = words.join(" ");
-            Err(joined.as_str())
-        }
-    };
-    // A device that has no time says nothing, with or without commas.
-    if value.is_err_and(|text| text.trim().is_empty()) {
-        return Ok(None);
-    }
-    let read = |format: &TimeFormat| match value {
-        Ok(number) => time::number(number, format),
-        Err(text) => time::text(text, format, zone),
-    };
-    match rule.formats.iter().map(read).find(|parsed| *parsed != Parsed::Wrong) {
-        // A clock that was never set says so by an old time; that is no error.
-        Some(Parsed::At(ms)) => {
-            let plus = match rule.plus_ns.as_ref().and_then(|path| place.find(path)).map(|node| node.kind) {
-                Some(Kind::Number(ns)) => (ns / 1e6).round() as i64,
-                _ => 0,
-            };
-            let ms = ms.saturating_add(plus);
-            Ok(rule.not_before_ms.is_none_or(|limit| ms >= limit).then_some(Moment::At(ms)))
-        }
-        Some(Parsed::FromArrival(ms)) => Ok(Some(Moment::FromArrival(ms))),
-        Some(Parsed::NoZone) => Ok(None),
-        Some(Parsed::Wrong) | None => Err(()),
-    }
 }
 
 fn wrong_transport(origin: &str, profile: &Profile) -> DecoderError {
