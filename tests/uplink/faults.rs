@@ -94,9 +94,18 @@ fn start(
     memory: &Memory,
     fate: impl Fn(usize, u32, &str) -> Answer + Send + Sync + 'static,
 ) -> (Uplink, Arc<Mutex<Seen>>) {
+    start_patient(Duration::from_millis(300), memory, fate)
+}
+
+/// One that bears so much silence before it makes a new producer.
+fn start_patient(
+    stall: Duration,
+    memory: &Memory,
+    fate: impl Fn(usize, u32, &str) -> Answer + Send + Sync + 'static,
+) -> (Uplink, Arc<Mutex<Seen>>) {
     let seen: Arc<Mutex<Seen>> = Arc::default();
     let broken = Broken { fate: Arc::new(fate), seen: Arc::clone(&seen) };
-    let tuning = tidegate::uplink::Tuning { stall: Duration::from_millis(300), ..tuning() };
+    let tuning = tidegate::uplink::Tuning { stall, ..tuning() };
     (Uplink::start(memory, settings("unused:1"), broken, tuning), seen)
 }
 
@@ -216,7 +225,8 @@ async fn an_alarm_waits_neither_for_what_is_in_flight_nor_for_the_chunk_at_hand(
     let quiet: Arc<std::sync::atomic::AtomicBool> = Arc::default();
     let (order, answers) = (Arc::new(Mutex::new(Vec::new())), Arc::clone(&quiet));
     let sent = Arc::clone(&order);
-    let (uplink, seen) = start(&memory, move |_, _, id| {
+    // Long enough for this test to look around on a machine that is busy.
+    let (uplink, seen) = start_patient(Duration::from_secs(8), &memory, move |_, _, id| {
         sent.lock().unwrap().push(id.to_owned());
         if answers.load(std::sync::atomic::Ordering::Acquire) { Answer::Ok } else { Answer::Silence }
     });
