@@ -13,7 +13,7 @@ pub(super) const FAILURES_OFFLINE: u32 = 3;
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 /// It is asked this often at least, or in its own rhythm if that is longer.
 const BACKOFF_MAX: Duration = Duration::from_secs(300);
-/// Once one that does not answer is late by this much it is asked, whoever else is due.
+/// Once one that does not answer is late by this much, or by as much as it had to wait, it is asked, whoever else is due.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// When a unit is asked, by a clock that never steps.
@@ -21,6 +21,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct Turn {
     every: Duration,
     due: Duration,
+    /// Until it is due again, from when it last failed.
+    wait: Duration,
     failures: u32,
     /// What was told of it: online or not; nothing yet.
     told: Option<bool>,
@@ -28,7 +30,7 @@ pub(super) struct Turn {
 
 impl Turn {
     pub(super) fn new(every: Duration, now: Duration) -> Self {
-        Self { every, due: now, failures: 0, told: None }
+        Self { every, due: now, wait: Duration::ZERO, failures: 0, told: None }
     }
 
     /// Rounds without an answer since the last one with.
@@ -56,6 +58,7 @@ impl Turn {
             0 => self.every.min(AGAIN_MAX),
             _ => self.every.saturating_mul(1 << doublings).min(BACKOFF_MAX.max(self.every)),
         };
+        self.wait = wait;
         self.due = now + wait;
         self.failures >= FAILURES_OFFLINE && self.told.replace(false) != Some(false)
     }
@@ -70,7 +73,7 @@ impl Turn {
 pub(super) fn next<'a>(turns: impl Iterator<Item = &'a Turn> + Clone, now: Duration) -> Result<usize, Duration> {
     let due = |turn: &Turn| turn.due <= now;
     let rank = |turn: &Turn| {
-        let silent = turn.failures > 0 && now < turn.due + PATIENCE;
+        let silent = turn.failures > 0 && now < turn.due + turn.wait.min(PATIENCE);
         (silent, turn.due)
     };
     let first = turns.clone().enumerate().filter(|(_, turn)| due(turn)).min_by_key(|(_, turn)| rank(turn));
@@ -140,6 +143,6 @@ mod tests {
                 let _ = busy.answered(now);
             }
         }
-        assert!(asked[0] > 0 && asked[0] < 5, "{asked:?}");
+        assert!(asked[0] > 0 && asked[0] < 9, "{asked:?}");
     }
 }
