@@ -10,7 +10,6 @@ use super::broker::{Broker, free_port, numbers};
 use super::{Commits, Rig, settings, wait_for};
 use crate::config::{self, MqttVersion, Secret};
 use crate::counters::Count;
-use crate::status::LinkState;
 
 const VERSIONS: [MqttVersion; 2] = [MqttVersion::V4, MqttVersion::V5];
 
@@ -178,8 +177,7 @@ fn what_is_not_mqtt_is_said_to_be_so() {
         let _ = socket.read_to_end(&mut Vec::new());
     });
     let rig = Rig::start(settings(MqttVersion::V4, port), "http", Commits::Always, &["t"]);
-    wait_for("the error", || rig.link().state == LinkState::Down);
-    assert!(rig.link().detail.contains("not MQTT"), "{:?}", rig.link());
+    rig.wait_down("not MQTT");
     rig.stop();
 }
 
