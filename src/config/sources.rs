@@ -326,10 +326,14 @@ pub(super) fn bus(protocol: BusProtocol, name: &str, section: &Section<'_>) -> B
         let before = &units[..index];
         let key = if matches!(unit.address, BusAddress::Meter(_)) { "id" } else { "address" };
         // One that was refused is told already.
-        if table.has(key) && unit.address != UNKNOWN && before.iter().any(|other| other.address == unit.address) {
+        let refused = unit.address == UNKNOWN;
+        let taken = table.has(key) && !refused && before.iter().any(|other| other.address == unit.address);
+        if taken {
             table.problem_with(key, format!("{} is the {key} of another unit on this line already", unit.address));
         }
-        if before.iter().any(|other| other.device == unit.device) {
+        // A name that was made of such an address is no second mistake.
+        let named = table.has("device") || !(refused || taken);
+        if named && before.iter().any(|other| other.device == unit.device) {
             let message = format!("\"{}\" is the name of another unit on this line already", units::clip(&unit.device));
             table.problem_with("device", message);
         }
@@ -376,11 +380,8 @@ fn bus_unit(protocol: BusProtocol, name: &str, section: &Section<'_>) -> BusUnit
             section.require("address", expected).and_then(|field| field.integer(0..=254))
         }
     };
-    if let Some(reserved @ 251..=253) = address.filter(|_| protocol == BusProtocol::Mbus) {
-        section.problem_with(
-            "address",
-            format!("expected 0 to 250, or 254 for the only meter on the line, found {reserved}"),
-        );
+    if protocol == BusProtocol::Mbus && matches!(address, Some(251..=253)) {
+        section.problem_with("address", "expected 0 to 250, or 254 for the only meter on the line".to_owned());
     }
     let id = if protocol == BusProtocol::Mbus { section.checked("id", values::meter_id) } else { None };
     let address = id.map(BusAddress::Meter).or(address.map(BusAddress::Number)).unwrap_or(UNKNOWN);

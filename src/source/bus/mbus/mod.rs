@@ -1,8 +1,9 @@
 //! Wired M-Bus: a meter is asked for all telegrams that it has. The frame is these as they came (`profile::telegram`).
 //!
 //! A round begins with a reset, or with the selection of a meter by its number, so that it always begins with the first
-//! telegram. A meter that acknowledges no reset, and answers without one, is asked without from then on. At most
-//! [`TELEGRAMS_MAX`] are asked for; one that says the same again has not understood and is asked no more.
+//! telegram. A meter that answers though it acknowledged no reset [`IGNORED_MAX`] times in a row is asked without, but
+//! for one round in [`TRY_AGAIN`]. At most [`TELEGRAMS_MAX`] are asked for; one that says the same again has not
+//! understood and is asked no more.
 
 mod wire;
 
@@ -25,6 +26,10 @@ const ANSWER_MORE: Duration = Duration::from_millis(150);
 pub(super) const TELEGRAM_CHARACTERS: u32 = 261 + 33;
 /// Telegrams of one round.
 const TELEGRAMS_MAX: usize = 16;
+/// So many resets that a meter does not acknowledge and answers all the same: it knows none. Fewer may be noise.
+const IGNORED_MAX: u32 = 3;
+/// Of so many rounds of such a meter one begins with a reset: it may have been noise after all, or another meter now.
+const TRY_AGAIN: u32 = 16;
 
 /// How long an answer may take to begin.
 pub(super) fn timeout(baud: u32) -> Duration {
@@ -37,17 +42,19 @@ pub(super) struct Device {
     address: BusAddress,
     /// Of the next request: whether its bit is set.
     toggled: bool,
-    /// It has not acknowledged the last reset.
-    ignored_reset: bool,
-    /// It answers, but acknowledges none.
-    without_reset: bool,
+    /// It has not acknowledged the last reset, and not answered since.
+    unacknowledged: bool,
+    /// Resets in a row that it has not acknowledged, but answered after them.
+    ignored: u32,
+    /// Rounds since then.
+    without: u32,
     /// Who answered last.
     meter: Option<[u8; 8]>,
 }
 
 impl Device {
     pub(super) fn new(address: BusAddress) -> Self {
-        Self { address, toggled: true, ignored_reset: false, without_reset: false, meter: None }
+        Self { address, toggled: true, unacknowledged: false, ignored: 0, without: 0, meter: None }
     }
 
     /// Asks for all that it has, and appends it to `frame`. Whether it answered at all.
@@ -56,20 +63,30 @@ impl Device {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let tries = if asking.failures == 0 { 1 + asking.retries } else { 1 };
+        let plain = asking.failures % 2 == 1 || self.goes_without();
         let (begin, what) = match self.address {
             BusAddress::Meter(meter) => (Some(wire::select(&meter)), "the selection by its number"),
             // One that does not answer is asked for its data every other time: there are meters that acknowledge no reset.
-            BusAddress::Number(_) if self.without_reset || asking.failures % 2 == 1 => (None, ""),
+            BusAddress::Number(_) if plain => (None, ""),
             BusAddress::Number(address) => (Some(wire::reset(address)), "the reset"),
         };
+        // Whether it may have begun anew without saying so.
+        let mut unsure = false;
         if let Some(begin) = &begin {
+            // One that may know no reset loses no time by it.
+            let tries = if self.ignored == 0 { tries } else { 1 };
             let find = |heard: &[u8]| wire::acknowledged(heard, begin);
             let begun = asking.ask(begin, tries, || what.to_owned(), find).await?.is_some();
-            self.ignored_reset = !begun;
-            if !begun {
+            self.unacknowledged = !begun;
+            if begun {
+                (self.toggled, self.ignored) = (true, 0);
+            } else if self.ignored == 0 || asking.failures != 0 {
                 return Ok(false);
+            } else {
+                // Not the bit of a beginning: a meter that has ignored the reset would say again what it said last time.
+                unsure = true;
+                asking.known.trouble.clear();
             }
-            self.toggled = true;
         }
         let (address, meter) = match &self.address {
             BusAddress::Number(address) => (*address, None),
@@ -86,7 +103,14 @@ impl Device {
             tries = 1 + asking.retries;
             self.toggled = !self.toggled;
             if before.as_ref().is_some_and(|before| before.records == answer.records) {
-                break;
+                if !std::mem::take(&mut unsure) {
+                    break;
+                }
+                // It has begun anew, and took the first request for a repeated one: this is the first telegram again.
+                continue;
+            }
+            if before.is_some() {
+                unsure = false;
             }
             frame.extend_from_slice(&answer.bytes);
             let more = answer.more;
@@ -96,7 +120,9 @@ impl Device {
             }
         }
         let Some(answer) = before else { return Ok(false) };
-        self.without_reset |= begin.is_none() && self.ignored_reset;
+        if std::mem::take(&mut self.unacknowledged) {
+            (self.ignored, self.without) = (self.ignored + 1, 0);
+        }
         let known = std::mem::replace(&mut self.meter, answer.meter);
         if let Some((known, now)) = known.zip(answer.meter).filter(|(known, now)| known != now) {
             asking.known.trouble = format!(
@@ -107,6 +133,15 @@ impl Device {
             asking.warn();
         }
         Ok(true)
+    }
+
+    /// Whether it is asked without a reset in this round.
+    fn goes_without(&mut self) -> bool {
+        if self.ignored < IGNORED_MAX {
+            return false;
+        }
+        self.without += 1;
+        self.without % TRY_AGAIN != 0
     }
 }
 

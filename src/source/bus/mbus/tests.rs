@@ -16,8 +16,10 @@ const METER: [u8; 8] = [0x78, 0x56, 0x34, 0x12, 0x43, 0x04, 0x01, 0x07];
 struct Meter {
     telegrams: Vec<Vec<u8>>,
     number: [u8; 8],
-    /// It acknowledges resets.
+    /// It acknowledges resets, and selections.
     acknowledges: bool,
+    /// It knows no resets at all.
+    ignores: bool,
     /// Answers that are lost, counted from 1.
     lost: Range<usize>,
     requests: Vec<String>,
@@ -26,7 +28,7 @@ struct Meter {
 impl Meter {
     fn new(telegrams: &[&[u8]]) -> Self {
         let telegrams = telegrams.iter().map(|records| records.to_vec()).collect();
-        Self { telegrams, number: METER, acknowledges: true, lost: 0..0, requests: Vec::new() }
+        Self { telegrams, number: METER, acknowledges: true, ignores: false, lost: 0..0, requests: Vec::new() }
     }
 
     fn said(&self, at: usize) -> Vec<u8> {
@@ -38,7 +40,7 @@ impl Meter {
 
     /// Answers until nobody asks any more.
     async fn answer(&mut self, mut wire: DuplexStream) {
-        let (mut expected, mut at, mut answers) = (true, 0, 0);
+        let (mut expected, mut at, mut answers) = (true, 0_usize, 0);
         let mut head = [0; 4];
         while wire.read_exact(&mut head).await.is_ok() {
             let rest = if head[0] == 0x68 { usize::from(head[1]) + 2 } else { 1 };
@@ -52,6 +54,10 @@ impl Meter {
                 _ => (0, false),
             };
             let said = match control {
+                0x40 if self.ignores => {
+                    self.requests.push("reset".to_owned());
+                    Vec::new()
+                }
                 0x40 | 0x53 => {
                     (expected, at) = (true, 0);
                     self.requests.push(if control == 0x40 { "reset" } else { "select" }.to_owned());
@@ -60,11 +66,11 @@ impl Meter {
                 0x5b | 0x7b => {
                     let toggled = control == 0x7b;
                     self.requests.push(format!("request {}", u8::from(toggled)));
-                    // The bit is what it expects: the next one; else the last one again.
+                    // The bit is what it expects: the next one; else the last one again, or the first.
                     if toggled == expected {
                         (expected, at) = (!expected, at + 1);
                     }
-                    self.said((at - 1).min(self.telegrams.len() - 1))
+                    self.said(at.saturating_sub(1) % self.telegrams.len())
                 }
                 _ => Vec::new(),
             };
@@ -136,14 +142,47 @@ async fn a_lost_answer_is_asked_for_again_with_the_same_bit() {
     assert_eq!(meter.requests, ["reset", "request 1", "request 0", "request 0"]);
 }
 
+/// Whether each round was answered.
+fn answered(rounds: Vec<(bool, Vec<u8>, String)>) -> Vec<bool> {
+    rounds.into_iter().map(|(answered, ..)| answered).collect()
+}
+
 #[tokio::test]
-async fn one_that_acknowledges_no_reset_is_found_out_and_one_that_is_dead_takes_little_time() {
+async fn one_that_knows_no_reset_is_found_out_and_never_asked_for_the_same_twice() {
     let mut meter = Meter::new(&[&[0x01, 0x16, 1]]);
+    meter.ignores = true;
+    let rounds = 2 + (IGNORED_MAX + TRY_AGAIN) as usize;
+    let found = answered(self::rounds(FIVE, &mut meter, rounds).await);
+    // The first round with its retry, then it is asked for its data all the same.
+    assert_eq!((found[0], found[1..].iter().all(|&answered| answered)), (false, true));
+    let mut expected = vec!["reset", "reset", "request 1", "reset", "request 0", "reset", "request 1"];
+    // Now it is known. The bit goes on where it was: a meter says the old values again to one that does not.
+    for round in 1..TRY_AGAIN {
+        expected.push(if round % 2 == 1 { "request 0" } else { "request 1" });
+    }
+    expected.extend(["reset", "request 1", "request 0"]);
+    assert_eq!(meter.requests[..expected.len()], expected);
+}
+
+#[tokio::test]
+async fn one_that_missed_a_reset_once_is_reset_again() {
+    let mut meter = Meter::new(&[&[0x01, 0x16, 1]]);
+    meter.lost = 1..3;
+    assert_eq!(answered(rounds(FIVE, &mut meter, 4).await), [false, true, true, true]);
+    assert_eq!(meter.requests, ["reset", "reset", "request 1", "reset", "request 1", "reset", "request 1"]);
+}
+
+#[tokio::test]
+async fn one_that_begins_anew_without_saying_so_gives_all_its_telegrams() {
+    let mut meter = Meter::new(&[&[0x01, 0x16, 1, 0x1f], &[0x01, 0x5b, 2, 0x1f], &[0x01, 0x5f, 3]]);
     meter.acknowledges = false;
-    let answered: Vec<_> = rounds(FIVE, &mut meter, 4).await.into_iter().map(|(answered, ..)| answered).collect();
-    assert_eq!(answered, [false, true, true, true]);
-    // Without a reset the bit goes on where it was.
-    assert_eq!(meter.requests, ["reset", "reset", "request 1", "request 0", "request 1"]);
+    let all = [meter.said(0), meter.said(1), meter.said(2)].concat();
+    let out = rounds(FIVE, &mut meter, 4).await;
+    assert_eq!(out[1..], vec![(true, all, String::new()); 3]);
+}
+
+#[tokio::test]
+async fn one_that_is_dead_takes_little_time() {
     let mut dead = Meter::new(&[&[]]);
     let out = rounds(BusAddress::Number(6), &mut dead, 3).await;
     let troubles: Vec<_> = out.iter().map(|(_, _, trouble)| trouble.as_str()).collect();
