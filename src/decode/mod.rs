@@ -11,8 +11,12 @@ mod error;
 mod extract;
 mod formats;
 mod moment;
+mod payload;
+mod place;
 mod route;
+mod state;
 mod time;
+mod value;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -21,9 +25,10 @@ use foldhash::{HashMap, HashMapExt};
 use jiff::tz::TimeZone;
 
 pub use error::DecoderError;
-pub use extract::{FIELDS_MAX, TEXT_BYTES_MAX};
+pub use extract::FIELDS_MAX;
 pub(crate) use formats::mbus::more_telegrams_follow;
 pub use time::TimeFormat;
+pub use value::TEXT_BYTES_MAX;
 
 use crate::config::{Bus, BusProtocol, Mqtt, Serial};
 use crate::counters::{Count, Counter, Counters};
@@ -32,13 +37,14 @@ use crate::reading::{
     Batch, DeviceState, Field, Frame, Mark, Name, Reading, Reason, Record, Stage, Stamp, TimeQuality,
 };
 use devices::Devices;
-use doc::{Doc, Kind};
-use extract::{Extractor, Place, quoted};
-use formats::Refusal;
+use doc::Doc;
+use extract::Extractor;
+use formats::sparkplug;
 pub use formats::sparkplug::Request;
-use formats::sparkplug::{self, Heard};
 use moment::{Moment, device_of, event_time};
+use place::Place;
 use route::{Captures, Route, Routes};
+use value::quoted;
 
 /// Device names that are remembered.
 const DEVICES_MAX: usize = 10_000;
@@ -258,22 +264,6 @@ impl Decoder {
         Err(Outcome::Rejected(Rejection { profile, stage: Stage::Decode, reason, detail: detail.into() }))
     }
 
-    /// The payload as text, if there is a whole one.
-    fn text<'f>(&self, frame: &Frame<'f>, profile: usize) -> Step<&'f str> {
-        if let Some(length) = frame.oversize {
-            let detail = format!("{length} bytes, more than the source's limit");
-            return self.reject(profile, Reason::TooLarge, detail);
-        }
-        match std::str::from_utf8(frame.payload) {
-            Ok(text) => Ok(text.strip_prefix('\u{feff}').unwrap_or(text)),
-            Err(error) => {
-                let at = error.valid_up_to();
-                let byte = frame.payload.get(at).copied().unwrap_or_default();
-                self.reject(profile, Reason::NotUtf8, format!("byte {at}: expected UTF-8, found 0x{byte:02x}"))
-            }
-        }
-    }
-
     fn readings(
         &mut self,
         frame: &Frame<'_>,
@@ -335,102 +325,6 @@ impl Decoder {
             None if tried.without_reading || !tried.applied || rules.ignore_without_value => Err(Outcome::Ignored),
             None => self.reject(profile, Reason::NoValue, "none of the fields that the profile knows is there"),
         }
-    }
-
-    /// Takes the payload apart, as its profile says.
-    fn take_apart(
-        &mut self,
-        frame: &Frame<'_>,
-        received: Stamp,
-        rules: &Profile,
-        profile: usize,
-        (device, captures): (&Name, &Captures),
-    ) -> Step<Heard> {
-        if let Some(length) = frame.oversize {
-            let detail = format!("{length} bytes, more than the source's limit");
-            return self.reject(profile, Reason::TooLarge, detail);
-        }
-        let text = if rules.format.is_text() { self.text(frame, profile)? } else { "" };
-        let is_empty = if rules.format.is_text() { text.trim_ascii().is_empty() } else { frame.payload.is_empty() };
-        if is_empty {
-            // An empty retained message clears its topic, and an empty line says nothing.
-            if frame.retained || self.routes.is_serial() {
-                return Err(Outcome::Ignored);
-            }
-            return self.reject(profile, Reason::Empty, "the payload has no bytes");
-        }
-        let doc = &mut self.doc;
-        let read = match &rules.format {
-            Format::Json => return self.read_json(text, profile).map(|()| Heard::default()),
-            Format::Cbor => return self.read_cbor(frame.payload, profile).map(|()| Heard::default()),
-            Format::Sparkplug => {
-                let named = |name: &str| captures.iter().find(|(own, _)| **own == *name).map_or("", |(_, word)| word);
-                let topic = sparkplug::Topic { group: named("@group"), message: named("@message"), device };
-                let heard = self.births.take(topic, frame.payload, doc);
-                if let (Ok(heard), Some(rebirths)) = (&heard, &mut self.rebirths) {
-                    if topic.message == "NBIRTH" {
-                        rebirths.born(frame.origin, device);
-                    } else if heard.unknown > 0 {
-                        rebirths.want(frame.origin, device, received.monotonic_ms, received.wall_ms);
-                    }
-                }
-                return heard.or_else(|refusal| self.refuse(profile, refusal));
-            }
-            // Who publishes a value a topic often has an object for another one.
-            Format::Plain if text.trim_ascii_start().starts_with('{') => {
-                return self.read_json(text, profile).map(|()| Heard::default());
-            }
-            Format::Plain => {
-                formats::text::plain(text, doc);
-                Ok(())
-            }
-            Format::Delimited(columns) => formats::text::delimited(text, columns, doc),
-            Format::Pairs(rules) => formats::text::pairs(frame.payload, rules, doc),
-            Format::Regex(pattern) => formats::text::regex(text, pattern, doc),
-            Format::Binary(rules) => formats::binary::binary(frame.payload, rules, doc),
-            Format::Nmea => formats::text::nmea(text, doc),
-            Format::Dsmr => formats::dsmr::dsmr(text, doc),
-            Format::Registers(rules) => formats::registers::registers(frame.payload, rules, doc),
-            Format::Sml => formats::sml::sml(frame.payload, doc),
-            Format::Mbus => {
-                let unreadable = formats::mbus::mbus(frame.payload, doc);
-                let heard = |first: Option<String>| Heard { unreadable: first.iter().len(), first, ..Heard::default() };
-                return unreadable.map(heard).or_else(|refusal| self.refuse(profile, refusal));
-            }
-            Format::Senml => formats::senml::senml(frame.payload, &mut self.inner, doc),
-        };
-        match read {
-            Ok(()) => Ok(Heard::default()),
-            Err(refusal) => self.refuse(profile, refusal),
-        }
-    }
-
-    fn refuse<T>(&self, profile: usize, refusal: Refusal) -> Step<T> {
-        match refusal {
-            Refusal::Ignored => Err(Outcome::Ignored),
-            Refusal::Wrong(reason, detail) => self.reject(profile, reason, detail),
-        }
-    }
-
-    /// Takes apart texts of the payload that hold bytes, where the profile knows them.
-    fn look_inside(&mut self, rules: &Profile, profile: usize) -> Step<()> {
-        for inside in &rules.inside {
-            self.places.clear();
-            self.doc.places(&inside.path, &mut self.places);
-            // From the last one to the first: what is put in moves all that follows.
-            while let Some(nodes) = self.places.pop_back() {
-                let Some(&index) = nodes.last() else { continue };
-                let Some(Kind::Text(text)) = self.doc.kind(index) else { continue };
-                let Some(bytes) = inside.bytes(self.doc.text(text)) else { continue };
-                // Bytes of another kind are for the next rule, or for none.
-                if formats::binary::binary(&bytes, &inside.layout, &mut self.inner).is_ok()
-                    && !self.doc.replace(index, &self.inner)
-                {
-                    return self.reject(profile, Reason::TooLarge, doc::TOO_MANY);
-                }
-            }
-        }
-        Ok(())
     }
 
     /// What a part of the profile finds at one place, [`Decoder::nodes`].
@@ -508,70 +402,6 @@ impl Decoder {
             fields: mark..out.mark(),
         }));
         tried.readings += 1;
-    }
-
-    fn read_json(&mut self, text: &str, profile: usize) -> Step<()> {
-        match self.doc.read_json(text) {
-            Ok(()) if self.doc.root().is_some_and(|(_, node)| matches!(node.kind, Kind::Object | Kind::List)) => Ok(()),
-            Ok(()) => {
-                self.reject(profile, Reason::WrongType, format!("expected a JSON object, found {}", quoted(text)))
-            }
-            Err(error) if error.too_large => self.reject(profile, Reason::TooLarge, error.detail),
-            Err(error) => self.reject(profile, Reason::NotJson, error.detail),
-        }
-    }
-
-    fn read_cbor(&mut self, bytes: &[u8], profile: usize) -> Step<()> {
-        match self.doc.read_cbor(bytes) {
-            Ok(()) if self.doc.root().is_some_and(|(_, node)| matches!(node.kind, Kind::Object | Kind::List)) => Ok(()),
-            Ok(()) => self.reject(profile, Reason::WrongType, "expected a CBOR map"),
-            Err(detail) => self.reject(profile, Reason::Malformed, format!("no CBOR: {detail}")),
-        }
-    }
-
-    fn state(
-        &mut self,
-        frame: &Frame<'_>,
-        received: Stamp,
-        out: &mut Batch,
-        profile: usize,
-        rule: usize,
-        device: Name,
-    ) -> Step<Outcome> {
-        let text = self.text(frame, profile)?.trim();
-        if text.is_empty() {
-            return Err(Outcome::Ignored);
-        }
-        let rules = Arc::clone(self.extractors[profile].profile());
-        let Transport::Mqtt(topics) = &rules.transport else { return Err(Outcome::Ignored) };
-        let Some(rule) = topics.states.get(rule) else { return Err(Outcome::Ignored) };
-        let mut word = text;
-        if let Some(path) = &rule.path
-            && text.starts_with('{')
-        {
-            self.read_json(text, profile)?;
-            match self.doc.find(path).map(|node| node.kind) {
-                Some(Kind::Text(text)) => word = self.doc.text(text),
-                _ => {
-                    let detail = format!("expected a text at `{}`", path.join("."));
-                    return self.reject(profile, Reason::MissingField, detail);
-                }
-            }
-        }
-        let is = |words: &[String]| words.iter().any(|known| known == word);
-        let online = match (is(&rule.online), is(&rule.offline)) {
-            (true, _) => true,
-            (_, true) => false,
-            _ => {
-                let known =
-                    rule.online.iter().chain(&rule.offline).map(String::as_str).collect::<Vec<_>>().join("`, `");
-                let detail = format!("expected one of `{known}`, found {}", quoted(word));
-                return self.reject(profile, Reason::WrongType, detail);
-            }
-        };
-        let (device, profile) = (self.devices.called(device), Arc::clone(&rules.id));
-        out.records.push(Record::State(Box::new(DeviceState { device, profile, online, received })));
-        Ok(Outcome::State)
     }
 }
 

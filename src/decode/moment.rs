@@ -3,7 +3,7 @@
 use jiff::tz::TimeZone;
 
 use super::doc::Kind;
-use super::extract::Place;
+use super::place::Place;
 use super::time::{self, Parsed, TimeFormat};
 use crate::profile::{KeyPath, TimeRule};
 

@@ -1,6 +1,5 @@
 //! The shape of a profile file, and what makes it a [`Profile`]. Unknown keys are errors; errors name the line.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path as FilePath;
 use std::sync::Arc;
@@ -10,16 +9,17 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::field::{FieldPart, WhenPart, condition, field};
 use super::format::{self, BinaryPart, DelimitedPart, Format, InsidePart, PairsPart, Parts, RegexPart};
+use super::framing::{ChecksumPart, FramingPart, framing};
 use super::registers::{BusPart, RegistersPart, bus_settings, duration};
 use super::{
-    Condition, Convert, FieldRule, KeyPath, LineSettings, NamePattern, Part, Path, PatternError, Poll, Profile,
-    ProfileError, Sample, StateRule, TimeRule, Topics, Transport, UnitRule, ValueType, framing, sample,
+    KeyPath, LineSettings, Part, Path, PatternError, Poll, Profile, ProfileError, Sample, StateRule, TimeRule, Topics,
+    Transport, sample,
 };
 use crate::config::{BusProtocol, Parity};
 use crate::decode::TimeFormat;
 use crate::profile::TopicPattern;
-use crate::reading::MeasurementKind;
 
 /// The longest request of a device that is asked.
 const POLL_BYTES_MAX: usize = 256;
@@ -34,8 +34,8 @@ struct ProfileFile {
     format: Spanned<String>,
     mqtt: Option<Spanned<MqttPart>>,
     serial: Option<Spanned<SerialPart>>,
-    framing: Option<Spanned<framing::FramingPart>>,
-    checksum: Option<Spanned<framing::ChecksumPart>>,
+    framing: Option<Spanned<FramingPart>>,
+    checksum: Option<Spanned<ChecksumPart>>,
     modbus: Option<Spanned<BusPart>>,
     mbus: Option<Spanned<BusPart>>,
     poll: Option<Spanned<PollPart>>,
@@ -142,52 +142,6 @@ struct TimePart {
     when: Vec<WhenPart>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FieldPart {
-    path: String,
-    name: String,
-    unit: Option<String>,
-    #[serde(default)]
-    units: BTreeMap<String, String>,
-    kind: Option<String>,
-    #[serde(rename = "type")]
-    value_type: Option<String>,
-    scale: Option<f64>,
-    offset: Option<f64>,
-    bits: Option<[u8; 2]>,
-    bit: Option<u8>,
-    #[serde(default)]
-    degrees: bool,
-    negative: Option<WhenPart>,
-    #[serde(default)]
-    words: BTreeMap<String, String>,
-    min: Option<f64>,
-    max: Option<f64>,
-    #[serde(default)]
-    no_reading: Vec<toml::Value>,
-    #[serde(default)]
-    on: Vec<String>,
-    #[serde(default)]
-    off: Vec<String>,
-    #[serde(default)]
-    when: Vec<WhenPart>,
-    #[serde(default)]
-    list: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WhenPart {
-    path: Option<String>,
-    is: Option<OneOrMany>,
-    not: Option<OneOrMany>,
-    bit: Option<u8>,
-    above: Option<f64>,
-    #[serde(default)]
-    absent: bool,
-}
-
 /// What is wrong, and at which byte of the file.
 pub(super) struct Fault {
     at: usize,
@@ -198,7 +152,7 @@ pub(super) fn fault<T>(span: &Range<usize>, message: impl Into<String>) -> Resul
     Err(Fault { at: span.start, message: message.into() })
 }
 
-fn at<T>(span: &Range<usize>, result: Result<T, PatternError>) -> Result<T, Fault> {
+pub(super) fn at<T>(span: &Range<usize>, result: Result<T, PatternError>) -> Result<T, Fault> {
     result.or_else(|error| fault(span, error.0))
 }
 
@@ -262,7 +216,7 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
         ("mbus", None, None, None, mbus) => Transport::Bus(BusProtocol::Mbus, line(mbus)?),
         ("serial", None, serial, None, None) => {
             let mut line = serial.map_or_else(|| Ok(LineSettings::default()), line_settings)?;
-            *line.framing = framing::framing(&line, parts.framing, parts.checksum)?;
+            *line.framing = framing(&line, parts.framing, parts.checksum)?;
             line.poll = parts.poll.map(poll).transpose()?;
             Transport::Serial(line)
         }
@@ -370,7 +324,7 @@ pub(super) fn place(text: &str, span: &Range<usize>) -> Result<Path, Fault> {
     Ok(path)
 }
 
-fn key_path(text: &str, span: &Range<usize>) -> Result<KeyPath, Fault> {
+pub(super) fn key_path(text: &str, span: &Range<usize>) -> Result<KeyPath, Fault> {
     match at(span, Path::parse(text))?.plain() {
         Some(keys) => Ok(keys),
         None => fault(span, format!("path `{text}`: expected plain keys, since it must name one value")),
@@ -500,131 +454,4 @@ fn time(part: TimePart) -> Result<TimeRule, Fault> {
     let plus_ns = part.plus_ns.map(|path| key_path(path.get_ref(), &path.span())).transpose()?;
     let when = part.when.into_iter().map(|when| condition(when, &span)).collect::<Result<_, _>>()?;
     Ok(TimeRule { paths, formats, not_before_ms, plus_ns, zone, when })
-}
-
-/// One rule, and a second one for the elements where the value may be a list.
-fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
-    let span = part.span();
-    let part = part.into_inner();
-    let path = at(&span, Path::parse(&part.path))?;
-    let name = at(&span, NamePattern::parse(&part.name, path.captures()))?;
-    let value_type = match part.value_type.as_deref() {
-        None | Some("number") => ValueType::Number,
-        Some("text") => ValueType::Text,
-        Some("flag") => ValueType::Flag,
-        Some("any") => ValueType::Any,
-        Some(other) => return fault(&span, format!("type `{other}`: expected `number`, `text`, `flag` or `any`")),
-    };
-    let kind = match part.kind.as_deref() {
-        None | Some("gauge") => MeasurementKind::Gauge,
-        Some("counter") => MeasurementKind::Counter,
-        Some(other) => return fault(&span, format!("kind `{other}`: expected `gauge` or `counter`")),
-    };
-    let numeric = part.scale.is_some()
-        || part.offset.is_some()
-        || part.min.is_some()
-        || part.max.is_some()
-        || part.degrees
-        || part.negative.is_some();
-    if value_type != ValueType::Number && (numeric || part.unit.is_some()) {
-        return fault(&span, "unit, scale, offset, min, max, degrees and negative are for type = \"number\"");
-    }
-    if value_type != ValueType::Flag && !(part.on.is_empty() && part.off.is_empty()) {
-        return fault(&span, "on and off are for type = \"flag\"");
-    }
-    let (scale, offset) = (part.scale.unwrap_or(1.0), part.offset.unwrap_or(0.0));
-    if !scale.is_finite() || scale == 0.0 || !offset.is_finite() {
-        return fault(&span, "expected a finite scale that is not 0, and a finite offset");
-    }
-    let mut no_reading = Vec::new();
-    let mut no_reading_texts = Vec::new();
-    for value in part.no_reading {
-        match value {
-            toml::Value::Integer(number) => no_reading.push(number as f64),
-            toml::Value::Float(number) => no_reading.push(number),
-            toml::Value::String(text) => no_reading_texts.push(text.into()),
-            other => return fault(&span, format!("no_reading: expected numbers and texts, found `{other}`")),
-        }
-    }
-    let when = part.when.into_iter().map(|when| condition(when, &span)).collect::<Result<_, _>>()?;
-    if value_type != ValueType::Text && !part.words.is_empty() {
-        return fault(&span, "words are for type = \"text\"");
-    }
-    let bits = match (part.bits, part.bit) {
-        (None, None) => None,
-        (Some([lowest, count]), None) if count > 0 && lowest + count <= 53 => Some((lowest, count)),
-        (None, Some(bit)) if bit < 53 => Some((bit, 1)),
-        _ => return fault(&span, "expected either `bit`, or `bits = [lowest, how many]`, within the lowest 53"),
-    };
-    let negative = match part.negative {
-        None => None,
-        Some(WhenPart { path: Some(path), is: Some(words), not: None, bit: None, above: None, absent: false }) => {
-            let words = words.into_vec().into_iter().map(Into::into).collect();
-            Some((key_path(&path, &span)?, words))
-        }
-        Some(_) => return fault(&span, "negative: expected { path, is }"),
-    };
-    let unit = match part.unit {
-        None if !part.units.is_empty() => return fault(&span, "units translate what `unit = \"{path}\"` finds"),
-        None => None,
-        Some(text) => match text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
-            None => Some(UnitRule::Fixed(text.into())),
-            Some(path) => {
-                let words = part.units.into_iter().map(|(word, code)| (word.into(), code.into())).collect();
-                Some(UnitRule::Found(key_path(path, &span)?, words))
-            }
-        },
-    };
-    let rule = FieldRule {
-        bits,
-        degrees: part.degrees,
-        negative,
-        words: part.words.into_iter().map(|(word, meaning)| (word.into(), meaning.into())).collect(),
-        open: path.is_open(),
-        path,
-        name,
-        unit,
-        kind,
-        value_type,
-        convert: ((scale, offset) != (1.0, 0.0)).then_some(Convert { scale, offset }),
-        range: (part.min.is_some() || part.max.is_some())
-            .then(|| (part.min.unwrap_or(f64::NEG_INFINITY), part.max.unwrap_or(f64::INFINITY))),
-        no_reading,
-        no_reading_texts,
-        on: part.on.into_iter().map(Into::into).collect(),
-        off: part.off.into_iter().map(Into::into).collect(),
-        when,
-        list: part.list,
-    };
-    if !part.list {
-        return Ok(vec![rule]);
-    }
-    let captures = rule.path.captures();
-    let elements = FieldRule {
-        path: rule.path.with_element(),
-        name: rule.name.with_element(captures),
-        list: false,
-        open: true,
-        ..rule.clone()
-    };
-    Ok(vec![rule, elements])
-}
-
-fn condition(part: WhenPart, span: &Range<usize>) -> Result<Condition, Fault> {
-    let words = |words: OneOrMany| words.into_vec().into_iter().map(Into::into).collect();
-    match (part.path, part.is, part.not, part.bit, part.above, part.absent) {
-        (Some(path), None, None, None, None, false) => Ok(Condition::Present(key_path(&path, span)?)),
-        (Some(path), None, None, None, None, true) => Ok(Condition::Absent(key_path(&path, span)?)),
-        (Some(path), Some(is), None, None, None, false) => Ok(Condition::Is(key_path(&path, span)?, words(is))),
-        (Some(path), None, Some(not), None, None, false) => Ok(Condition::Not(key_path(&path, span)?, words(not))),
-        (Some(path), None, None, Some(bit), None, absent) if bit < 53 => {
-            Ok(Condition::Bit { path: key_path(&path, span)?, bit, set: !absent })
-        }
-        (None, None, None, None, Some(above), false) => Ok(Condition::Above(above)),
-        _ => fault(
-            span,
-            "when: expected { path }, { path, absent = true }, { path, is }, { path, not }, { path, bit }, \
-             { path, bit, absent = true } or { above }",
-        ),
-    }
 }

@@ -10,7 +10,7 @@
 
 use super::{Refusal, fits, malformed};
 use crate::decode::doc::{Doc, Leaf};
-use crate::decode::extract::quoted;
+use crate::decode::value::quoted;
 use crate::reading::Reason;
 
 /// The first two digits of the year in which nothing was read yet.

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::{Refusal, fits, malformed};
 use crate::decode::doc::{Doc, Kind, Leaf, Node};
-use crate::decode::extract::quoted;
+use crate::decode::value::quoted;
 use crate::reading::Reason;
 
 /// The version of RFC 8428, and the bit that RFC 9100 adds to it for the units of RFC 8798.

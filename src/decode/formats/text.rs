@@ -2,7 +2,7 @@
 
 use super::{Refusal, fits, malformed};
 use crate::decode::doc::{Doc, Leaf};
-use crate::decode::extract::quoted;
+use crate::decode::value::quoted;
 use crate::profile::{Delimited, Pairs, TextPattern};
 use crate::reading::Reason;
 

@@ -19,7 +19,7 @@ use foldhash::{HashMap, HashMapExt};
 use super::binary::hex;
 use super::{Refusal, fits, malformed};
 use crate::decode::doc::{Doc, Leaf};
-use crate::decode::extract::quoted;
+use crate::decode::value::quoted;
 use crate::reading::Reason;
 use payload::{Meaning, Metric, Payload};
 pub(in crate::decode) use rebirth::Rebirths;

@@ -141,7 +141,7 @@ impl Device {
             return false;
         }
         self.without += 1;
-        self.without % TRY_AGAIN != 0
+        !self.without.is_multiple_of(TRY_AGAIN)
     }
 }
 

@@ -1,0 +1,205 @@
+//! What a rule of a profile makes of one value.
+
+use super::doc::{Doc, Kind, Node};
+use super::place::Place;
+use crate::profile::{Convert, FieldRule, ValueType};
+use crate::reading::{Reason, Value};
+
+/// The longest text that is a value; a longer one is rejected and counted.
+pub const TEXT_BYTES_MAX: usize = 1_024;
+
+/// What a rule makes of a value.
+pub(super) enum Outcome {
+    Value(Value),
+    /// It says that there is no reading.
+    Nothing,
+    /// It is not for this rule.
+    Pass,
+    Wrong(Reason, String),
+}
+
+pub(super) fn apply(rule: &FieldRule, place: Place<'_>, node: &Node) -> Outcome {
+    if !rule.when.iter().all(|condition| place.holds_for(condition, Some(node))) {
+        return Outcome::Pass;
+    }
+    match take(rule, place.doc, node) {
+        Outcome::Value(Value::Number(number)) => match &rule.negative {
+            Some((path, words)) if place.is(path, words) => Outcome::Value(Value::Number(-number)),
+            _ => Outcome::Value(Value::Number(number)),
+        },
+        outcome => outcome,
+    }
+}
+
+fn take(rule: &FieldRule, doc: &Doc, node: &Node) -> Outcome {
+    match node.kind {
+        Kind::Null => Outcome::Nothing,
+        Kind::List if rule.list => Outcome::Pass,
+        Kind::List | Kind::Object if rule.open => Outcome::Pass,
+        Kind::List => wrong(rule, "a list"),
+        Kind::Object => wrong(rule, "an object"),
+        Kind::Flag(flag) => match rule.value_type {
+            ValueType::Flag | ValueType::Any => Outcome::Value(Value::Flag(flag)),
+            ValueType::Number | ValueType::Text => wrong(rule, if flag { "true" } else { "false" }),
+        },
+        Kind::Number(number) => match rule.value_type {
+            ValueType::Number | ValueType::Any => take_number(rule, number),
+            ValueType::Flag => match rule.bits.map_or(number, |bits| bits_of(number, bits)) {
+                0.0 => Outcome::Value(Value::Flag(false)),
+                1.0 => Outcome::Value(Value::Flag(true)),
+                _ => flag_word(rule, &number.to_string()),
+            },
+            ValueType::Text if rule.no_reading.contains(&number) => Outcome::Nothing,
+            ValueType::Text => take_text(rule, &number.to_string()),
+        },
+        Kind::Digits(digits) => match rule.value_type {
+            // A conversion makes a double of it anyway.
+            ValueType::Number if rule.convert.is_some() => match doc.text(digits).parse() {
+                Ok(number) => take_number(rule, number),
+                Err(_) => wrong(rule, "too many digits"),
+            },
+            ValueType::Number | ValueType::Any | ValueType::Text => {
+                Outcome::Value(Value::Text(doc.text(digits).into()))
+            }
+            ValueType::Flag => wrong(rule, "a large number"),
+        },
+        Kind::Text(text) => from_text(rule, doc.text(text), doc.untyped),
+    }
+}
+
+fn from_text(rule: &FieldRule, text: &str, untyped: bool) -> Outcome {
+    let trimmed = text.trim();
+    if (untyped && trimmed.is_empty()) || rule.no_reading_texts.iter().any(|word| **word == *trimmed) {
+        return Outcome::Nothing;
+    }
+    match rule.value_type {
+        ValueType::Text => take_text(rule, text),
+        ValueType::Any if !untyped => take_text(rule, text),
+        ValueType::Any => match parse_number(trimmed) {
+            Some(Kind::Number(number)) => take_number(rule, number),
+            _ => take_text(rule, trimmed),
+        },
+        ValueType::Flag => match (rule.bits, parse_number(trimmed)) {
+            (Some(bits), Some(Kind::Number(number))) => Outcome::Value(Value::Flag(bits_of(number, bits) != 0.0)),
+            _ => flag_word(rule, trimmed),
+        },
+        // A text in JSON under a key that nobody listed is an identifier more often than a number.
+        ValueType::Number if rule.open && !untyped => Outcome::Pass,
+        ValueType::Number => match parse_number(trimmed) {
+            Some(Kind::Number(number)) => take_number(rule, number),
+            Some(_) if rule.convert.is_none() => take_text(rule, trimmed),
+            _ => wrong(rule, &quoted(text)),
+        },
+    }
+}
+
+fn flag_word(rule: &FieldRule, word: &str) -> Outcome {
+    let is = |words: &[Box<str>]| words.iter().any(|own| **own == *word);
+    match (is(&rule.on), is(&rule.off)) {
+        (true, _) => Outcome::Value(Value::Flag(true)),
+        (_, true) => Outcome::Value(Value::Flag(false)),
+        _ => match word {
+            "true" | "1" => Outcome::Value(Value::Flag(true)),
+            "false" | "0" => Outcome::Value(Value::Flag(false)),
+            _ => wrong(rule, &quoted(word)),
+        },
+    }
+}
+
+/// Some bits of a whole number; those of a negative one are in two's complement.
+pub(super) fn bits_of(number: f64, (lowest, count): (u8, u8)) -> f64 {
+    let whole = (number as i64) >> lowest;
+    (whole & ((1 << count) - 1)) as f64
+}
+
+/// A number as devices write it: a sign, digits, one point, an exponent; nothing of `inf` and `nan`. `Kind::Text` stands
+/// for a whole number that a double would falsify.
+pub(super) fn parse_number(text: &str) -> Option<Kind> {
+    if let Some(digits) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        let number = u64::from_str_radix(digits, 16).ok().filter(|number| *number <= 1 << 53)?;
+        return Some(Kind::Number(number as f64));
+    }
+    let body = text.strip_prefix(['+', '-']).unwrap_or(text);
+    if !body.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
+        return None;
+    }
+    let number: f64 = text.parse().ok()?;
+    let whole = body.bytes().all(|byte| byte.is_ascii_digit());
+    if whole && number.abs() > 9_007_199_254_740_992.0 {
+        return Some(Kind::Text(super::doc::Span::default()));
+    }
+    Some(Kind::Number(number))
+}
+
+fn take_text(rule: &FieldRule, text: &str) -> Outcome {
+    if text.len() > TEXT_BYTES_MAX {
+        let length = text.len();
+        return Outcome::Wrong(Reason::TooLarge, format!("expected at most {TEXT_BYTES_MAX} bytes, found {length}"));
+    }
+    if rule.no_reading_texts.iter().any(|word| **word == *text) {
+        return Outcome::Nothing;
+    }
+    let meaning = rule.words.iter().find(|(word, _)| **word == *text).map(|(_, meaning)| &**meaning);
+    Outcome::Value(Value::Text(meaning.unwrap_or(text).into()))
+}
+
+fn take_number(rule: &FieldRule, raw: f64) -> Outcome {
+    let number = rule.bits.map_or(raw, |bits| bits_of(raw, bits));
+    if rule.no_reading.contains(&number) {
+        return Outcome::Nothing;
+    }
+    let number = if rule.degrees { degrees(number) } else { number };
+    let number = rule.convert.map_or(number, |convert| convert.apply(number));
+    if !number.is_finite() {
+        return Outcome::Wrong(Reason::OutOfRange, format!("expected a finite number, found {number}"));
+    }
+    match rule.range {
+        Some((min, max)) if !(min..=max).contains(&number) => {
+            Outcome::Wrong(Reason::OutOfRange, format!("expected {min} to {max}, found {number}"))
+        }
+        _ => Outcome::Value(Value::Number(number)),
+    }
+}
+
+/// Degrees of `dddmm.mmmm`.
+fn degrees(number: f64) -> f64 {
+    let whole = (number / 100.0).trunc();
+    let degrees = whole + (number - whole * 100.0) / 60.0;
+    // A hundredth of a millimetre: the rest is noise of the division.
+    (degrees * 1e10).round() / 1e10
+}
+
+fn wrong(rule: &FieldRule, found: &str) -> Outcome {
+    if rule.open {
+        return Outcome::Pass;
+    }
+    let expected = match rule.value_type {
+        ValueType::Number => "a number",
+        ValueType::Text => "a text",
+        ValueType::Flag => "a truth value",
+        ValueType::Any => "a number, a text or a truth value",
+    };
+    Outcome::Wrong(Reason::WrongType, format!("expected {expected}, found {found}"))
+}
+
+/// The beginning of a text, for a message.
+pub(crate) fn quoted(text: &str) -> String {
+    let cut = text.char_indices().nth(40).map_or(text.len(), |(at, _)| at);
+    format!("{:?}{}", &text[..cut], if cut < text.len() { " …" } else { "" })
+}
+
+impl Convert {
+    /// Result = number * scale + offset, without the noise of binary fractions: 2101 * 0.01 is 21.01.
+    #[must_use]
+    pub fn apply(self, number: f64) -> f64 {
+        let inverse = (1.0 / self.scale).round();
+        let scaled = if inverse.abs() >= 2.0 && (inverse * self.scale - 1.0).abs() < 1e-12 {
+            number / inverse
+        } else {
+            number * self.scale
+        };
+        let result = scaled + self.offset;
+        // Ten decimals are more than any sensor has; larger numbers would lose digits by it.
+        if result.abs() < 100_000.0 { (result * 1e10).round() / 1e10 } else { result }
+    }
+}
