@@ -224,8 +224,7 @@ impl Measurements {
 
     /// The measurement of a rule whose name or unit the payload says.
     fn found(&mut self, rule: &FieldRule, candidate: &Candidate, place: Place<'_>) -> Option<Arc<Measurement>> {
-        // A part of it may be empty, but not all.
-        let name = rule.name.name_with(&candidate.captures, |path| place.word(path)).filter(|name| !name.is_empty())?;
+        let name = rule.name.name_with(&candidate.captures, |path| place.word(path))?;
         let found;
         let unit = match &rule.unit {
             None => None,
