@@ -32,6 +32,8 @@ pub(super) fn run() {
     let telegram = telegram();
     let mut slip = vec![0xc0];
     slip.extend((0..40).flat_map(|n| if n == 7 { vec![0xdb, 0xdc] } else { vec![n * 5] }).chain([0xc0]));
+    let mut hdlc = vec![0x7e];
+    hdlc.extend((0..40).flat_map(|n| if n == 7 { vec![0x7d, 0x5e] } else { vec![n * 5] }).chain([0x7e]));
     let cobs: Vec<u8> = (0..41).map(|n| if n == 0 { 41 } else { n }).chain([0]).collect();
     for (what, text, frame) in [
         ("delimiter", "kind = \"delimiter\"", &line),
@@ -48,6 +50,7 @@ pub(super) fn run() {
             &particles,
         ),
         ("slip", "kind = \"slip\"", &slip),
+        ("hdlc", "kind = \"hdlc\"", &hdlc),
         ("cobs", "kind = \"cobs\"", &cobs),
         ("sml", "kind = \"sml\"", &sml()),
     ] {

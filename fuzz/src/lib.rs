@@ -110,6 +110,7 @@ pub fn framings() -> Vec<Framing> {
         "kind = \"markers\"\nstart = \"a\"\nend = \"bc\"\ntail = 2\nrestart = false",
         "kind = \"markers\"\nend = \"\\n\"\nomit = { start = \":\", end = \"\\n\" }",
         "kind = \"slip\"",
+        "kind = \"hdlc\"",
         "kind = \"cobs\"",
         "kind = \"idle\"\ngap = \"20ms\"",
     ];

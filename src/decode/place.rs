@@ -72,12 +72,17 @@ impl<'a> Place<'a> {
         }
     }
 
-    fn has_bit(&self, path: &[Box<str>], bit: u8) -> bool {
-        let number = match self.find(path).map(|node| node.kind) {
-            Some(Kind::Text(text)) => parse_number(self.doc.text(text).trim()),
+    /// The number at a path.
+    pub(super) fn number(&self, path: &[Box<str>]) -> Option<f64> {
+        let found = match self.find(path)?.kind {
+            Kind::Text(text) => parse_number(self.doc.text(text).trim())?,
             found => found,
         };
-        matches!(number, Some(Kind::Number(number)) if bits_of(number, (bit, 1)) == 1.0)
+        if let Kind::Number(number) = found { Some(number) } else { None }
+    }
+
+    fn has_bit(&self, path: &[Box<str>], bit: u8) -> bool {
+        self.number(path).is_some_and(|number| bits_of(number, (bit, 1)) == 1.0)
     }
 
     fn has(&self, path: &[Box<str>]) -> bool {

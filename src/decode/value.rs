@@ -1,12 +1,15 @@
 //! What a rule of a profile makes of one value.
 
-use super::doc::{Doc, Kind, Node};
+use super::doc::{Kind, Node};
 use super::place::Place;
-use crate::profile::{Convert, FieldRule, ValueType};
+use crate::profile::{Convert, FieldRule, KeyPath, ValueType};
 use crate::reading::{Reason, Value};
 
 /// The longest text that is a value; a longer one is rejected and counted.
 pub const TEXT_BYTES_MAX: usize = 1_024;
+
+/// The largest power of ten that a payload may say; more is no measurement.
+const POWER_MAX: f64 = 18.0;
 
 /// What a rule makes of a value.
 pub(super) enum Outcome {
@@ -22,7 +25,7 @@ pub(super) fn apply(rule: &FieldRule, place: Place<'_>, node: &Node) -> Outcome 
     if !rule.when.iter().all(|condition| place.holds_for(condition, Some(node))) {
         return Outcome::Pass;
     }
-    match take(rule, place.doc, node) {
+    match take(rule, place, node) {
         Outcome::Value(Value::Number(number)) => match &rule.negative {
             Some((path, words)) if place.is(path, words) => Outcome::Value(Value::Number(-number)),
             _ => Outcome::Value(Value::Number(number)),
@@ -31,7 +34,8 @@ pub(super) fn apply(rule: &FieldRule, place: Place<'_>, node: &Node) -> Outcome 
     }
 }
 
-fn take(rule: &FieldRule, doc: &Doc, node: &Node) -> Outcome {
+fn take(rule: &FieldRule, place: Place<'_>, node: &Node) -> Outcome {
+    let doc = place.doc;
     match node.kind {
         Kind::Null => Outcome::Nothing,
         Kind::List if rule.list => Outcome::Pass,
@@ -43,7 +47,7 @@ fn take(rule: &FieldRule, doc: &Doc, node: &Node) -> Outcome {
             ValueType::Number | ValueType::Text => wrong(rule, if flag { "true" } else { "false" }),
         },
         Kind::Number(number) => match rule.value_type {
-            ValueType::Number | ValueType::Any => take_number(rule, number),
+            ValueType::Number | ValueType::Any => take_number(rule, place, number),
             ValueType::Flag => match rule.bits.map_or(number, |bits| bits_of(number, bits)) {
                 0.0 => Outcome::Value(Value::Flag(false)),
                 1.0 => Outcome::Value(Value::Flag(true)),
@@ -54,8 +58,8 @@ fn take(rule: &FieldRule, doc: &Doc, node: &Node) -> Outcome {
         },
         Kind::Digits(digits) => match rule.value_type {
             // A conversion makes a double of it anyway.
-            ValueType::Number if rule.convert.is_some() => match doc.text(digits).parse() {
-                Ok(number) => take_number(rule, number),
+            ValueType::Number if rule.computes() => match doc.text(digits).parse() {
+                Ok(number) => take_number(rule, place, number),
                 Err(_) => wrong(rule, "too many digits"),
             },
             ValueType::Number | ValueType::Any | ValueType::Text => {
@@ -63,20 +67,32 @@ fn take(rule: &FieldRule, doc: &Doc, node: &Node) -> Outcome {
             }
             ValueType::Flag => wrong(rule, "a large number"),
         },
-        Kind::Text(text) => from_text(rule, doc.text(text), doc.untyped),
+        Kind::Text(text) => from_text(rule, place, doc.text(text)),
     }
 }
 
-fn from_text(rule: &FieldRule, text: &str, untyped: bool) -> Outcome {
-    let trimmed = text.trim();
+fn from_text(rule: &FieldRule, place: Place<'_>, text: &str) -> Outcome {
+    let (untyped, trimmed) = (place.doc.untyped, text.trim());
     if (untyped && trimmed.is_empty()) || rule.no_reading_texts.iter().any(|word| **word == *trimmed) {
         return Outcome::Nothing;
     }
+    let (text, trimmed) = match &rule.pattern {
+        None => (text, trimmed),
+        Some(pattern) => match pattern.0.captures(trimmed).and_then(|found| found.name("value")) {
+            Some(value) => (value.as_str(), value.as_str().trim()),
+            None if rule.open => return Outcome::Pass,
+            None => {
+                let detail = format!("expected a text like `{}`, found {}", pattern.0.as_str(), quoted(text));
+                return Outcome::Wrong(Reason::WrongType, detail);
+            }
+        },
+    };
+    let untyped = untyped || rule.pattern.is_some();
     match rule.value_type {
         ValueType::Text => take_text(rule, text),
         ValueType::Any if !untyped => take_text(rule, text),
         ValueType::Any => match parse_number(trimmed) {
-            Some(Kind::Number(number)) => take_number(rule, number),
+            Some(Kind::Number(number)) => take_number(rule, place, number),
             _ => take_text(rule, trimmed),
         },
         ValueType::Flag => match (rule.bits, parse_number(trimmed)) {
@@ -85,11 +101,20 @@ fn from_text(rule: &FieldRule, text: &str, untyped: bool) -> Outcome {
         },
         // A text in JSON under a key that nobody listed is an identifier more often than a number.
         ValueType::Number if rule.open && !untyped => Outcome::Pass,
-        ValueType::Number => match parse_number(trimmed) {
-            Some(Kind::Number(number)) => take_number(rule, number),
-            Some(_) if rule.convert.is_none() => take_text(rule, trimmed),
+        ValueType::Number => match with_point(trimmed, rule.decimal, parse_number) {
+            Some(Kind::Number(number)) => take_number(rule, place, number),
+            Some(_) if !rule.computes() => take_text(rule, trimmed),
             _ => wrong(rule, &quoted(text)),
         },
+    }
+}
+
+/// Reads a number whose decimals begin behind another mark than a point; a point is then none of its digits.
+fn with_point<T>(text: &str, decimal: Option<char>, read: impl Fn(&str) -> Option<T>) -> Option<T> {
+    match decimal {
+        None => read(text),
+        Some(mark) if mark != '.' && text.contains('.') => None,
+        Some(mark) => read(&text.replacen(mark, ".", 1)),
     }
 }
 
@@ -143,12 +168,16 @@ fn take_text(rule: &FieldRule, text: &str) -> Outcome {
     Outcome::Value(Value::Text(meaning.unwrap_or(text).into()))
 }
 
-fn take_number(rule: &FieldRule, raw: f64) -> Outcome {
+fn take_number(rule: &FieldRule, place: Place<'_>, raw: f64) -> Outcome {
     let number = rule.bits.map_or(raw, |bits| bits_of(raw, bits));
     if rule.no_reading.contains(&number) {
         return Outcome::Nothing;
     }
     let number = if rule.degrees { degrees(number) } else { number };
+    let number = match multiplied(rule, place, number) {
+        Ok(number) => number,
+        Err(detail) => return Outcome::Wrong(Reason::MissingField, detail),
+    };
     let number = rule.convert.map_or(number, |convert| convert.apply(number));
     if !number.is_finite() {
         return Outcome::Wrong(Reason::OutOfRange, format!("expected a finite number, found {number}"));
@@ -159,6 +188,21 @@ fn take_number(rule: &FieldRule, raw: f64) -> Outcome {
         }
         _ => Outcome::Value(Value::Number(number)),
     }
+}
+
+/// By what the payload says: a number without its factor would be off by orders of magnitude, so it is none.
+fn multiplied(rule: &FieldRule, place: Place<'_>, number: f64) -> Result<f64, String> {
+    let expected =
+        |what: &str, path: &KeyPath| format!("expected {what} at `{}`, by which it is multiplied", path.join("."));
+    let mut product = number;
+    for path in &rule.times {
+        product *= place.number(path).ok_or_else(|| expected("a number", path))?;
+    }
+    let Some(path) = &rule.exponent else { return Ok(product) };
+    let power = place.number(path).filter(|power| power.fract() == 0.0 && power.abs() <= POWER_MAX);
+    let power = power.ok_or_else(|| expected(&format!("a power of ten from -{POWER_MAX} to {POWER_MAX}"), path))?;
+    // As a scale that a profile says: 2301 by -1 is 230.1, without the noise of binary fractions.
+    Ok(Convert { scale: 10_f64.powi(power as i32), offset: 0.0 }.apply(product))
 }
 
 /// Degrees of `dddmm.mmmm`.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::{Fault, OneOrMany, at, fault, key_path};
-use super::{Condition, Convert, FieldRule, NamePattern, Path, UnitRule, ValueType};
+use super::{Condition, Convert, FieldRule, NamePattern, Path, TextPattern, UnitRule, ValueType};
 use crate::reading::MeasurementKind;
 
 #[derive(Deserialize)]
@@ -28,6 +28,10 @@ pub(super) struct FieldPart {
     #[serde(default)]
     degrees: bool,
     negative: Option<WhenPart>,
+    pattern: Option<String>,
+    decimal: Option<char>,
+    times: Option<OneOrMany>,
+    exponent: Option<String>,
     #[serde(default)]
     words: BTreeMap<String, String>,
     min: Option<f64>,
@@ -79,9 +83,15 @@ pub(super) fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
         || part.min.is_some()
         || part.max.is_some()
         || part.degrees
-        || part.negative.is_some();
+        || part.negative.is_some()
+        || part.decimal.is_some()
+        || part.times.is_some()
+        || part.exponent.is_some();
     if value_type != ValueType::Number && (numeric || part.unit.is_some()) {
-        return fault(&span, "unit, scale, offset, min, max, degrees and negative are for type = \"number\"");
+        return fault(
+            &span,
+            "unit, scale, offset, min, max, degrees, negative, decimal, times and exponent are for type = \"number\"",
+        );
     }
     if value_type != ValueType::Flag && !(part.on.is_empty() && part.off.is_empty()) {
         return fault(&span, "on and off are for type = \"flag\"");
@@ -129,7 +139,19 @@ pub(super) fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
             }
         },
     };
+    let pattern = part.pattern.as_deref().map(|pattern| value_pattern(pattern, &span)).transpose()?;
+    if let Some(mark) = part.decimal.filter(|mark| mark.is_ascii_alphanumeric() || matches!(mark, '+' | '-')) {
+        return fault(
+            &span,
+            format!("decimal: expected what stands before the decimals, such as \",\", found \"{mark}\""),
+        );
+    }
+    let times = part.times.map(OneOrMany::into_vec).unwrap_or_default();
     let rule = FieldRule {
+        pattern,
+        decimal: part.decimal,
+        times: times.iter().map(|path| key_path(path, &span)).collect::<Result<_, _>>()?,
+        exponent: part.exponent.as_deref().map(|path| key_path(path, &span)).transpose()?,
         bits,
         degrees: part.degrees,
         negative,
@@ -162,6 +184,17 @@ pub(super) fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
         ..rule.clone()
     };
     Ok(vec![rule, elements])
+}
+
+/// A pattern with a group that is the value.
+fn value_pattern(pattern: &str, span: &Range<usize>) -> Result<TextPattern, Fault> {
+    match regex_lite::Regex::new(pattern) {
+        Ok(regex) if regex.capture_names().flatten().all(|name| name != "value") => {
+            fault(span, "pattern: expected a group `value`, such as `^(?<value>[-0-9.]+) *°C$`: it is what counts")
+        }
+        Ok(regex) => Ok(TextPattern(regex)),
+        Err(error) => fault(span, format!("pattern: {error}")),
+    }
 }
 
 pub(super) fn condition(part: WhenPart, span: &Range<usize>) -> Result<Condition, Fault> {

@@ -230,6 +230,14 @@ pub struct FieldRule {
     pub bits: Option<(u8, u8)>,
     /// The number is degrees and minutes as NMEA 0183 writes them: `5222.3198` is 52 degrees and 22.3198 minutes.
     pub degrees: bool,
+    /// What of a text is the value: the group `value`.
+    pub pattern: Option<TextPattern>,
+    /// What stands in a text where the decimals begin, if it is no point.
+    pub decimal: Option<char>,
+    /// Numbers of the payload that it is multiplied by.
+    pub times: Vec<KeyPath>,
+    /// Where the payload says the power of ten that it is multiplied by.
+    pub exponent: Option<KeyPath>,
     /// The number is negative where there is one of these texts: `S` for a latitude.
     pub negative: Option<(KeyPath, Vec<Box<str>>)>,
     /// What a number or a word stands for.
@@ -250,6 +258,13 @@ pub struct FieldRule {
     pub list: bool,
     /// Whether it is for keys that nobody listed: values that do not fit are passed over, not counted.
     pub open: bool,
+}
+
+impl FieldRule {
+    /// Whether its numbers are computed with, so that more digits than a double has are of no use.
+    pub(crate) fn computes(&self) -> bool {
+        self.convert.is_some() || self.exponent.is_some() || !self.times.is_empty()
+    }
 }
 
 /// Where a unit comes from.

@@ -82,6 +82,7 @@ struct LengthPart {
     #[serde(default = "one")]
     width: usize,
     endian: Option<String>,
+    mask: Option<u32>,
     counts: Option<String>,
     #[serde(default = "one")]
     unit: usize,
@@ -106,6 +107,9 @@ pub(in crate::profile) struct ChecksumPart {
     encoding: Option<String>,
     #[serde(default)]
     optional: bool,
+    mask: Option<u32>,
+    #[serde(default)]
+    plus: u32,
 }
 
 /// The framing of a profile: what `[serial]` says in short, `[framing]` and `[checksum]`.
@@ -165,6 +169,7 @@ pub(in crate::profile) fn framing(
             restart: part.restart.map_or(check.is_none(), Spanned::into_inner),
         },
         "slip" => FramingKind::Slip,
+        "hdlc" => FramingKind::Hdlc,
         "cobs" => FramingKind::Cobs,
         "idle" if gap.is_none() => return fault(&span, "framing `idle`: expected `gap`, such as \"20ms\""),
         "idle" => FramingKind::Idle,
@@ -176,7 +181,7 @@ pub(in crate::profile) fn framing(
             return fault(
                 &kind_span,
                 format!(
-                    "framing `{other}`: expected `delimiter`, `fixed`, `length`, `markers`, `slip`, `cobs`, `idle` or `sml`"
+                    "framing `{other}`: expected `delimiter`, `fixed`, `length`, `markers`, `slip`, `hdlc`, `cobs`, `idle` or `sml`"
                 ),
             );
         }
@@ -284,7 +289,8 @@ fn length_field(part: Spanned<LengthPart>, bytes_max: usize) -> Result<LengthFie
         return fault(&span, format!("length: expected it within the longest frame, which is {bytes_max} bytes"));
     }
     let endian = endian(part.endian.as_deref(), &span)?;
-    Ok(LengthField { at: part.at, width: part.width, endian, counts, unit: part.unit, plus: part.plus })
+    let mask = part.mask.unwrap_or(u32::MAX);
+    Ok(LengthField { at: part.at, width: part.width, endian, mask, counts, unit: part.unit, plus: part.plus })
 }
 
 fn endian(word: Option<&str>, span: &Range<usize>) -> Result<Endian, Fault> {
@@ -353,6 +359,8 @@ fn checksum(part: Spanned<ChecksumPart>) -> Result<Checksum, Fault> {
         endian: endian(part.endian.as_deref(), &span)?,
         hex,
         optional: part.optional,
+        mask: part.mask.unwrap_or(u32::MAX),
+        plus: part.plus,
     })
 }
 
@@ -391,6 +399,8 @@ mod tests {
             endian: Endian::Big,
             hex: true,
             optional: false,
+            mask: u32::MAX,
+            plus: 0,
         };
         assert_eq!(framing.checksum, Some(nmea));
         let framing = parse("[framing]\nkind = \"slip\"\n[checksum]\nkind = \"crc-16/x-25\"\n").unwrap();

@@ -78,6 +78,8 @@ pub enum FramingKind {
     },
     /// SLIP (RFC 1055).
     Slip,
+    /// Between flags, with the byte stuffing of HDLC on asynchronous lines (RFC 1662).
+    Hdlc,
     /// Consistent overhead byte stuffing, frames ended by a zero.
     Cobs,
     /// Silence ends it.
@@ -122,6 +124,8 @@ pub struct LengthField {
     pub width: usize,
     /// The order of these.
     pub endian: Endian,
+    /// The bits of it that count; others are flags.
+    pub mask: u32,
     /// What it counts.
     pub counts: Counts,
     /// How many bytes one of it stands for.
@@ -197,6 +201,10 @@ pub struct Checksum {
     pub hex: bool,
     /// Whether a frame without one is taken too. Only where it is found by a mark.
     pub optional: bool,
+    /// The bits of what is computed that count.
+    pub mask: u32,
+    /// What is added to them.
+    pub plus: u32,
 }
 
 /// How a checksum is computed.
@@ -208,6 +216,8 @@ pub enum ChecksumKind {
     Sum16,
     /// What is missing to make the sum of all bytes 0 modulo 2^8.
     TwosComplement,
+    /// What is missing to make the sum of all bytes 0 modulo 2^16.
+    TwosComplement16,
     /// The sum of all bytes modulo 2^8, each bit turned over.
     OnesComplement,
     /// All bytes by exclusive or.

@@ -7,12 +7,12 @@ use crate::reading::ChecksumMismatch;
 
 macro_rules! catalogue {
     ($($word:literal = $size:ident $algorithm:ident,)+) => {
-        const SUMS: usize = 6;
+        const SUMS: usize = 7;
         const CRCS: usize = [$($word),+].len();
 
         /// The words of all checksums. Those with a slash are of the catalogue of parametrised CRC algorithms.
         pub const CHECKSUMS: [&str; SUMS + CRCS] =
-            ["sum8", "sum16", "twos_complement", "ones_complement", "xor8", "fletcher8", $($word),+];
+            ["sum8", "sum16", "twos_complement", "twos_complement16", "ones_complement", "xor8", "fletcher8", $($word),+];
 
         /// The kind of that word, and how many bytes its number has.
         #[must_use]
@@ -21,6 +21,7 @@ macro_rules! catalogue {
                 "sum8" => (ChecksumKind::Sum8, 1),
                 "sum16" => (ChecksumKind::Sum16, 2),
                 "twos_complement" => (ChecksumKind::TwosComplement, 1),
+                "twos_complement16" => (ChecksumKind::TwosComplement16, 2),
                 "ones_complement" => (ChecksumKind::OnesComplement, 1),
                 "xor8" => (ChecksumKind::Xor8, 1),
                 "fletcher8" => (ChecksumKind::Fletcher8, 2),
@@ -111,13 +112,13 @@ impl Engine {
 
     fn compute(&self, bytes: &[u8]) -> u32 {
         let sum = || bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+        let sum16 = || bytes.iter().fold(0_u16, |sum, byte| sum.wrapping_add(u16::from(*byte)));
         match self {
             Self::Crc8(crc) => u32::from(crc.checksum(bytes)),
             Self::Crc16(crc) => u32::from(crc.checksum(bytes)),
             Self::Crc32(crc) => crc.checksum(bytes),
-            Self::Sum(ChecksumKind::Sum16) => {
-                u32::from(bytes.iter().fold(0_u16, |sum, byte| sum.wrapping_add(u16::from(*byte))))
-            }
+            Self::Sum(ChecksumKind::Sum16) => u32::from(sum16()),
+            Self::Sum(ChecksumKind::TwosComplement16) => u32::from(sum16().wrapping_neg()),
             Self::Sum(ChecksumKind::TwosComplement) => u32::from(sum().wrapping_neg()),
             Self::Sum(ChecksumKind::OnesComplement) => u32::from(!sum()),
             Self::Sum(ChecksumKind::Xor8) => u32::from(bytes.iter().fold(0, |all, byte| all ^ byte)),
@@ -192,8 +193,13 @@ impl Checksum {
             return Ok(());
         }
         let covered = offset(self.from, frame.len()).zip(to).and_then(|(from, to)| frame.get(from..to));
-        let computed = covered.map(|covered| engine.compute(covered));
+        let computed = covered.map(|covered| self.finish(engine.compute(covered)));
         if found.is_some() && found == computed { Ok(()) } else { Err(ChecksumMismatch { found, computed }) }
+    }
+
+    /// What is written of a sum.
+    fn finish(&self, sum: u32) -> u32 {
+        (sum & self.mask).wrapping_add(self.plus) & (u32::MAX >> (32 - 8 * self.width.clamp(1, 4)))
     }
 
     fn number(&self, written: &[u8]) -> Option<u32> {
@@ -254,6 +260,9 @@ mod tests {
         assert_eq!(of("sum16", &[0xff, 2]), 0x101);
         assert_eq!(of("twos_complement", &[0x86, 2, 0x20]), 0x58);
         assert_eq!(of("ones_complement", &[0x86, 2, 0x20]), 0x57);
+        // A JBD battery: the sum of status, length and data of an answer without data, from 0x10000.
+        assert_eq!(of("twos_complement16", &[0x05, 0x00]), 0xfffb);
+        assert_eq!(of("twos_complement16", &[0xff; 0x200]), 0x0200);
         assert_eq!(of("xor8", &[0x0f, 0xf0, 0x01]), 0xfe);
         // UBX: the poll of UBX-MON-VER has no payload, and ends with these two bytes.
         assert_eq!(of("fletcher8", &[0x0a, 0x04, 0, 0]), 0x0e34);
@@ -271,6 +280,8 @@ mod tests {
             endian: Endian::Big,
             hex: false,
             optional: false,
+            mask: u32::MAX,
+            plus: 0,
         };
         let judged = |checksum: &Checksum, frame: &[u8]| Judge::new(Some(checksum), None).judge(frame).map(<[u8]>::len);
         assert_eq!(judged(&sum(1, None, -1), &[9, 1, 2, 3]), Ok(4));

@@ -3,7 +3,7 @@
 //! Invariants: how the stream is split into reads never changes what comes out; never more than the framing's maximum is
 //! held; every byte ends up in a frame, in one that is reported as too long or as damaged, or counted as noise.
 //!
-//! Three machines do all framings. [`pieces`] cuts at a delimiter (lines, SLIP, COBS). [`scanner`] looks at the front of what
+//! Three machines do all framings. [`pieces`] cuts at a delimiter (lines, SLIP, HDLC, COBS). [`scanner`] looks at the front of what
 //! it holds, finds a frame there or goes on by one byte (fixed length, length field, markers, SML). [`silence`] waits.
 //!
 //! What is found again after noise:
@@ -13,7 +13,7 @@
 //! | start marker and checksum; SML | every whole frame: after a false start the search goes on one byte behind it |
 //! | checksum alone (fixed, length) | every whole frame, since each byte may begin one; a false one passes as often as its checksum is weak |
 //! | start marker alone | every whole frame behind which no false start reaches; between markers a second start begins anew |
-//! | delimiter, SLIP, COBS, end marker alone | every whole frame but the one that the noise runs into |
+//! | delimiter, SLIP, HDLC, COBS, end marker alone | every whole frame but the one that the noise runs into |
 //! | nothing of these (fixed, length), idle gap | every frame after the next silence |
 //!
 //! A false start delays the frames behind it until as many bytes have come as it seemed to announce.
@@ -73,6 +73,7 @@ impl Framer {
         let machine = match &framing.kind {
             FramingKind::Delimiter(delimiter) => Machine::Pieces(Pieces::new(Coding::Line, delimiter, max, judge)),
             FramingKind::Slip => Machine::Pieces(Pieces::new(Coding::Slip, &[pieces::SLIP_END], max, judge)),
+            FramingKind::Hdlc => Machine::Pieces(Pieces::new(Coding::Hdlc, &[pieces::HDLC_FLAG], max, judge)),
             FramingKind::Cobs => Machine::Pieces(Pieces::new(Coding::Cobs, &[0], max, judge)),
             FramingKind::Idle => Machine::Silence(Silence::new(max, judge)),
             FramingKind::Fixed { .. } | FramingKind::Length { .. } | FramingKind::Markers { .. } | FramingKind::Sml => {

@@ -1,4 +1,4 @@
-//! Frames that end with a delimiter: lines, SLIP (RFC 1055), COBS.
+//! Frames that end with a delimiter: lines, SLIP (RFC 1055), the byte stuffing of HDLC (RFC 1662), COBS.
 //!
 //! What comes before the first line of readable text after opening is noise (another line speed, a boot loader), not a dead
 //! letter; a line with a checksum need not be text. A stream that is joined in its middle begins with a piece of a line, and a
@@ -14,12 +14,19 @@ const SLIP_ESC: u8 = 0xdb;
 const SLIP_ESC_END: u8 = 0xdc;
 const SLIP_ESC_ESC: u8 = 0xdd;
 
+/// Ends a frame of HDLC, and may begin one.
+pub(super) const HDLC_FLAG: u8 = 0x7e;
+const HDLC_ESC: u8 = 0x7d;
+/// What turns the byte behind an escape into what it stands for.
+const HDLC_BIT: u8 = 0x20;
+
 /// How bytes are written so that none of them is the delimiter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coding {
     /// They are lines: there is no such byte in them.
     Line,
     Slip,
+    Hdlc,
     Cobs,
 }
 
@@ -114,8 +121,8 @@ impl Pieces {
                 }
             }
             // Many senders put a delimiter on either side of a frame.
-            Coding::Slip | Coding::Cobs if piece.is_empty() => return 0,
-            Coding::Slip | Coding::Cobs => {
+            Coding::Slip | Coding::Hdlc | Coding::Cobs if piece.is_empty() => return 0,
+            Coding::Slip | Coding::Hdlc | Coding::Cobs => {
                 if (self.joining && !self.judge.checks()) || !decode(self.coding, piece, &mut self.decoded) {
                     return whole;
                 }
@@ -168,30 +175,42 @@ impl Pieces {
 /// Undoes the coding; whether it was one.
 fn decode(coding: Coding, piece: &[u8], decoded: &mut Vec<u8>) -> bool {
     decoded.clear();
-    if coding == Coding::Slip {
-        let mut bytes = piece.iter();
-        while let Some(byte) = bytes.next() {
-            decoded.push(match (*byte, bytes.as_slice().first()) {
-                (SLIP_ESC, Some(&SLIP_ESC_END)) => SLIP_END,
-                (SLIP_ESC, Some(&SLIP_ESC_ESC)) => SLIP_ESC,
-                (SLIP_ESC, _) => return false,
-                (byte, _) => byte,
-            });
-            if *byte == SLIP_ESC {
-                bytes.next();
+    match coding {
+        Coding::Line => decoded.extend_from_slice(piece),
+        Coding::Slip => {
+            let meant = |byte| match byte {
+                SLIP_ESC_END => Some(SLIP_END),
+                SLIP_ESC_ESC => Some(SLIP_ESC),
+                _ => None,
+            };
+            return unescape(piece, SLIP_ESC, meant, decoded);
+        }
+        Coding::Hdlc => return unescape(piece, HDLC_ESC, |byte| Some(byte ^ HDLC_BIT), decoded),
+        Coding::Cobs => {
+            // What is decoded is shorter than what was encoded.
+            decoded.resize(piece.len(), 0);
+            match cobs::decode(piece, decoded) {
+                Ok(report) => decoded.truncate(report.frame_size()),
+                Err(_) => return false,
             }
         }
-        return true;
     }
-    // What is decoded is shorter than what was encoded.
-    decoded.resize(piece.len(), 0);
-    match cobs::decode(piece, decoded) {
-        Ok(report) => {
-            decoded.truncate(report.frame_size());
-            true
+    true
+}
+
+/// Puts what is `meant` in the place of an escape and the byte behind it.
+fn unescape(piece: &[u8], escape: u8, meant: impl Fn(u8) -> Option<u8>, decoded: &mut Vec<u8>) -> bool {
+    let mut bytes = piece.iter().copied();
+    while let Some(byte) = bytes.next() {
+        if byte != escape {
+            decoded.push(byte);
+        } else if let Some(byte) = bytes.next().and_then(&meant) {
+            decoded.push(byte);
+        } else {
+            return false;
         }
-        Err(_) => false,
     }
+    true
 }
 
 fn is_text(line: &[u8]) -> bool {

@@ -272,7 +272,7 @@ impl Scanner {
     fn look_at_length(&self, field: &LengthField, window: &[u8]) -> Look {
         let head = field.at + field.width;
         let Some(written) = window.get(field.at..head) else { return Look::More };
-        let announced = i64::from(number(written, field.endian)) * field.unit as i64 + field.plus;
+        let announced = i64::from(number(written, field.endian) & field.mask) * field.unit as i64 + field.plus;
         let before = if field.counts == Counts::Rest { head as i64 } else { 0 };
         let Ok(total) = usize::try_from(announced + before) else { return Look::Noise(1) };
         if total < head.max(self.marks.end.len()) {

@@ -174,6 +174,7 @@ at = -2
 
 const SML: &str = "[framing]\nkind = \"sml\"\n";
 const SLIP: &str = "[framing]\nkind = \"slip\"\n[checksum]\nkind = \"crc-16/x-25\"\nendian = \"little\"\n";
+const SHDLC: &str = "[framing]\nkind = \"hdlc\"\n[checksum]\nkind = \"ones_complement\"\n";
 const COBS: &str = "[framing]\nkind = \"cobs\"\n[checksum]\nkind = \"crc-32/iso-hdlc\"\n";
 const IDLE: &str =
     "[framing]\nkind = \"idle\"\ngap = \"20ms\"\n[checksum]\nkind = \"crc-16/modbus\"\nendian = \"little\"\n";
@@ -274,6 +275,21 @@ fn slip(payload: &[u8]) -> (Vec<u8>, Vec<u8>) {
         }
     }
     bytes.push(0xc0);
+    (carried, bytes)
+}
+
+/// As Sensirion's sensors write it.
+fn shdlc(payload: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let mut carried = payload.to_vec();
+    carried.push(!payload.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)));
+    let mut bytes = vec![0x7e];
+    for byte in &carried {
+        match byte {
+            0x7e | 0x7d | 0x11 | 0x13 => bytes.extend([0x7d, byte ^ 0x20]),
+            byte => bytes.push(*byte),
+        }
+    }
+    bytes.push(0x7e);
     (carried, bytes)
 }
 
@@ -522,6 +538,46 @@ fn slip_frames_may_have_an_end_on_either_side_and_hold_any_byte() {
 }
 
 #[test]
+fn hdlc_frames_may_share_a_flag_and_hold_any_byte() {
+    let framing = framing(SHDLC);
+    // An SPS30's answer to "read the version", with an escaped byte put in.
+    let (carried, wire) = shdlc(&[0x00, 0xd1, 0x00, 0x07, 0x02, 0x03, 0x00, 0x07, 0x00, 0x02, 0x7e]);
+    assert!(wire.ends_with(&[0x02, 0x7d, 0x5e, carried[11], 0x7e]), "{wire:02x?}");
+    let aborted = [1, 2, 0x7d, 0x7e];
+    let stream = [&wire[..], &wire[1..], &aborted, &wire].concat();
+    assert_eq!(read_all(&framing, &stream), (vec![whole(&carried); 3], 4));
+}
+
+#[test]
+fn a_length_may_share_its_bytes_with_flags() {
+    // A meter's HDLC frame without byte stuffing (IEC 62056-46): type 3 in the highest four bits, eleven bits of length.
+    let framing = framing(
+        "[framing]\nkind = \"length\"\nstart = [0x7e]\nend = [0x7e]\n\
+         length = { at = 1, width = 2, mask = 0x7ff, plus = -1 }\n\
+         [checksum]\nkind = \"crc-16/x-25\"\nendian = \"little\"\nfrom = 1\nat = -3\n",
+    );
+    let mut frame = vec![0x7e, 0xa1, 0x0b];
+    frame.extend((0..0x109 - 2).map(|at| at as u8));
+    frame.extend(crc::Crc::<u16>::new(&crc::CRC_16_IBM_SDLC).checksum(&frame[1..]).to_le_bytes());
+    frame.push(0x7e);
+    assert_eq!(frame.len(), 0x10b + 2);
+    assert_eq!(read_all(&framing, &[&frame[..], &frame].concat()), (vec![whole(&frame); 2], 0));
+}
+
+#[test]
+fn a_sum_may_be_masked_and_moved_into_what_can_be_printed() {
+    // A line of a French meter: the lowest six bits of the sum, and 0x20.
+    let framing = framing(
+        "[framing]\nkind = \"markers\"\nstart = \"\\n\"\nend = \"\\r\"\n\
+         [checksum]\nkind = \"sum8\"\nmask = 0x3f\nplus = 0x20\nfrom = 1\nto = -3\nat = -2\n",
+    );
+    let good = b"\nISOUSC 45 ?\r";
+    let (found, noise) = read_all(&framing, b"\nISOUSC 45 ?\r\nISOUSC 46 ?\r");
+    assert_eq!((found.len(), &found[0], noise), (2, &whole(good), 0));
+    assert!(matches!(found[1], Owned::BadChecksum(..)), "{found:?}");
+}
+
+#[test]
 fn cobs_frames_end_with_a_zero_and_hold_any_byte() {
     let framing = framing(COBS);
     for payload in [&[0; 4][..], &[1, 0, 2], &[7; 300]] {
@@ -590,7 +646,7 @@ fn the_examples_of_the_documentation_are_these() {
 }
 
 /// Every framing of these tests, with a frame that has as much to say as `size`, as it comes out and on the wire.
-const ALL: [&str; 12] = [PMS5003, SDS011, MHZ19, MODBUS, UBX, NMEA, DSMR, VE_DIRECT, MBUS, SML, SLIP, COBS];
+const ALL: [&str; 13] = [PMS5003, SDS011, MHZ19, MODBUS, UBX, NMEA, DSMR, VE_DIRECT, MBUS, SML, SLIP, SHDLC, COBS];
 
 fn example(text: &str, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let word = |at: usize| body.get(at).copied().unwrap_or_default();
@@ -615,13 +671,16 @@ fn example(text: &str, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
         MBUS => same(mbus(body)),
         SML => (body.to_vec(), sml(body)),
         SLIP => slip(body),
+        SHDLC => shdlc(body),
         _ => cobs(body),
     }
 }
 
 /// Bytes in which the marks of all framings are frequent.
 fn bytes(length: usize) -> impl Strategy<Value = Vec<u8>> {
-    let marks = b"\x42\x4d\x00\x1c\xaa\xc0\xab\xff\x86\xb5\x62$*/!\r\n:\x68\x16\x1b\x01\x1a\xdb\xdc\xdd\x02".to_vec();
+    let marks =
+        b"\x42\x4d\x00\x1c\xaa\xc0\xab\xff\x86\xb5\x62$*/!\r\n:\x68\x16\x1b\x01\x1a\xdb\xdc\xdd\x02\x7e\x7d\x5e"
+            .to_vec();
     prop::collection::vec(prop_oneof![2 => prop::sample::select(marks), 1 => any::<u8>()], 0..length)
 }
 
@@ -682,7 +741,7 @@ proptest! {
         framing.bytes_max = bytes_max;
         // What comes out is what went in only where nothing is undone or cut off.
         framing.payload = None;
-        let encoded = matches!(framing.kind, FramingKind::Slip | FramingKind::Cobs | FramingKind::Sml);
+        let encoded = matches!(framing.kind, FramingKind::Slip | FramingKind::Hdlc | FramingKind::Cobs | FramingKind::Sml);
         let omits = ALL[which] == VE_DIRECT;
         let stream = stream(ALL[which], &pieces);
         let mut framer = Framer::new(&framing);

@@ -163,6 +163,8 @@ fn checked(kind: FramingKind, gap: Option<Duration>) -> Framing {
         endian: Endian::Big,
         hex: false,
         optional: false,
+        mask: u32::MAX,
+        plus: 0,
     };
     Framing { checksum: Some(sum), gap, payload: Some(Span { from: 0, to: Some(-1) }), ..Framing::new(kind, 64) }
 }
