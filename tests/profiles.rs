@@ -391,7 +391,7 @@ fn the_tutorial_is_true() {
         text.split(mark).skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
     };
     let mut profiles = blocks("<!-- a whole profile -->\n```toml\n", &text);
-    assert_eq!(profiles.len(), 2);
+    assert_eq!(profiles.len(), 4);
     // The others are the pieces of one.
     profiles.push(blocks("\n\n```toml\n", &text).join("\n"));
     for text in profiles {
@@ -401,4 +401,58 @@ fn the_tutorial_is_true() {
         let mismatches = run_samples(&profile);
         assert!(mismatches.is_empty(), "{}: {mismatches:?}", profile.id);
     }
+}
+
+/// The reference names each key that a profile may have: what the parser says that it knows is looked for there.
+#[test]
+fn every_key_is_documented() {
+    const MQTT: &str = "id = \"a/b\"\ndescription = \"d\"\nsource = \"s\"\ntransport = \"mqtt\"\nformat = \"json\"\n";
+    const SERIAL: &str =
+        "id = \"a/b\"\ndescription = \"d\"\nsource = \"s\"\ntransport = \"serial\"\nformat = \"binary\"\n";
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let text =
+        ["profiles.md", "framings.md", "devices.md"].map(|name| std::fs::read_to_string(root.join(name)).unwrap());
+    // What stands in code: in blocks, or within a line.
+    let text = text.join("\n");
+    let indented = text.lines().filter(|line| line.starts_with("    "));
+    let code = text.split('`').skip(1).step_by(2).chain(indented).collect::<Vec<_>>().join(" ");
+    let documented: std::collections::BTreeSet<&str> =
+        code.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).collect();
+    let mut keys = 0;
+    for (part, text) in [
+        ("a profile", format!("nokey = 1\n{MQTT}")),
+        ("[mqtt]", format!("{MQTT}[mqtt]\nnokey = 1\n")),
+        ("[[mqtt.state]]", format!("{MQTT}[mqtt]\ntopics = [\"a\"]\n[[mqtt.state]]\nnokey = 1\n")),
+        ("[serial]", format!("{SERIAL}[serial]\nnokey = 1\n")),
+        ("[poll]", format!("{SERIAL}[poll]\nnokey = 1\n")),
+        ("[framing]", format!("{SERIAL}[framing]\nnokey = 1\n")),
+        ("framing.length", format!("{SERIAL}[framing]\nkind = \"length\"\nlength = {{ nokey = 1 }}\n")),
+        ("framing.omit", format!("{SERIAL}[framing]\nkind = \"markers\"\nomit = {{ nokey = 1 }}\n")),
+        ("[checksum]", format!("{SERIAL}[checksum]\nnokey = 1\n")),
+        ("[delimited]", format!("{MQTT}[delimited]\nnokey = 1\n")),
+        ("[pairs]", format!("{MQTT}[pairs]\nnokey = 1\n")),
+        ("[regex]", format!("{MQTT}[regex]\nnokey = 1\n")),
+        ("[binary]", format!("{MQTT}[binary]\nnokey = 1\n")),
+        ("[binary.items]", format!("{MQTT}[binary.items]\nnokey = 1\n")),
+        ("[registers]", format!("{MQTT}[registers]\nnokey = 1\n")),
+        ("[modbus]", format!("{MQTT}[modbus]\nnokey = 1\n")),
+        ("[mbus]", format!("{MQTT}[mbus]\nnokey = 1\n")),
+        ("[[inside]]", format!("{MQTT}[[inside]]\nnokey = 1\n")),
+        ("[time]", format!("{MQTT}[time]\nnokey = 1\n")),
+        ("[[field]]", format!("{MQTT}[[field]]\nnokey = 1\n")),
+        ("when", format!("{MQTT}[[field]]\npath = \"a\"\nname = \"a\"\nwhen = [{{ nokey = 1 }}]\n")),
+        ("[[part]]", format!("{MQTT}[[part]]\nnokey = 1\n")),
+        ("[[sample]]", format!("{MQTT}[[sample]]\nnokey = 1\n")),
+        ("[[sample.before]]", format!("{MQTT}[[sample]]\nname = \"a\"\n[[sample.before]]\nnokey = 1\n")),
+        ("[[sample.reading]]", format!("{MQTT}[[sample]]\nname = \"a\"\n[[sample.reading]]\nnokey = 1\n")),
+    ] {
+        let error = Profile::parse(Path::new("x.toml"), &text).unwrap_err().to_string();
+        let (_, known) =
+            error.split_once("unknown field `nokey`, expected ").unwrap_or_else(|| panic!("{part}: {error}"));
+        for key in known.split('`').skip(1).step_by(2) {
+            assert!(documented.contains(key), "docs: `{key}` of {part} is not explained");
+            keys += 1;
+        }
+    }
+    assert!(keys > 100, "{keys}");
 }

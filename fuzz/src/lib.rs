@@ -15,7 +15,12 @@ use tidegate::reading::{Frame, Record, Stamp, Value};
 use tidegate::source::framing::{CHECKSUMS, Found, Framer};
 
 /// Profiles for what no shipped one has.
-const MORE: &[&str] = &[include_str!("../profiles/cbor.toml"), include_str!("../profiles/regex.toml")];
+const MORE: &[&str] = &[
+    include_str!("../profiles/cbor.toml"),
+    include_str!("../profiles/counted.toml"),
+    include_str!("../profiles/items.toml"),
+    include_str!("../profiles/regex.toml"),
+];
 /// The longest frame of the framings here: short, so that inputs reach it.
 const FRAME_BYTES_MAX: usize = 48;
 /// When all of it arrives.

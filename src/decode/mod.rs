@@ -274,8 +274,9 @@ impl Decoder {
     ) -> Step<Outcome> {
         let rules = Arc::clone(self.extractors[profile].profile());
         let heard = self.take_apart(frame, received, &rules, profile, (device_of_route, captures))?;
-        self.look_inside(&rules, profile)?;
-        let mut tried = Tried { without_reading: heard.nothing, first: heard.first, ..Tried::default() };
+        let unread = self.look_inside(&rules, profile)?;
+        let first = heard.first.or(unread);
+        let mut tried = Tried { without_reading: heard.nothing, first, ..Tried::default() };
         self.gaps.add(heard.gap.into());
         self.rejected.extend(std::iter::repeat_n(Reason::UnknownAlias, heard.unknown));
         self.rejected.extend(std::iter::repeat_n(Reason::TooLarge, heard.too_many));

@@ -59,15 +59,17 @@ impl Decoder {
             Format::Delimited(columns) => formats::text::delimited(text, columns, doc),
             Format::Pairs(rules) => formats::text::pairs(frame.payload, rules, doc),
             Format::Regex(pattern) => formats::text::regex(text, pattern, doc),
-            Format::Binary(rules) => formats::binary::binary(frame.payload, rules, doc),
+            Format::Binary(rules) => {
+                let unread = formats::binary::binary(frame.payload, rules, doc);
+                return unread.map(Heard::but).or_else(|refusal| self.refuse(profile, refusal));
+            }
             Format::Nmea => formats::text::nmea(text, doc),
             Format::Dsmr => formats::dsmr::dsmr(text, doc),
             Format::Registers(rules) => formats::registers::registers(frame.payload, rules, doc),
             Format::Sml => formats::sml::sml(frame.payload, doc),
             Format::Mbus => {
                 let unreadable = formats::mbus::mbus(frame.payload, doc);
-                let heard = |first: Option<String>| Heard { unreadable: first.iter().len(), first, ..Heard::default() };
-                return unreadable.map(heard).or_else(|refusal| self.refuse(profile, refusal));
+                return unreadable.map(Heard::but).or_else(|refusal| self.refuse(profile, refusal));
             }
             Format::Senml => formats::senml::senml(frame.payload, &mut self.inner, doc),
         };
@@ -84,8 +86,10 @@ impl Decoder {
         }
     }
 
-    /// Takes apart texts of the payload that hold bytes, where the profile knows them.
-    pub(super) fn look_inside(&mut self, rules: &Profile, profile: usize) -> Step<()> {
+    /// Takes apart texts of the payload that hold bytes, where the profile knows them. Gives the first that could not be read
+    /// to its end; each is among what is rejected.
+    pub(super) fn look_inside(&mut self, rules: &Profile, profile: usize) -> Step<Option<String>> {
+        let mut first = None;
         for inside in &rules.inside {
             self.places.clear();
             self.doc.places(&inside.path, &mut self.places);
@@ -95,14 +99,15 @@ impl Decoder {
                 let Some(Kind::Text(text)) = self.doc.kind(index) else { continue };
                 let Some(bytes) = inside.bytes(self.doc.text(text)) else { continue };
                 // Bytes of another kind are for the next rule, or for none.
-                if formats::binary::binary(&bytes, &inside.layout, &mut self.inner).is_ok()
-                    && !self.doc.replace(index, &self.inner)
-                {
+                let Ok(unread) = formats::binary::binary(&bytes, &inside.layout, &mut self.inner) else { continue };
+                if !self.doc.replace(index, &self.inner) {
                     return self.reject(profile, Reason::TooLarge, doc::TOO_MANY);
                 }
+                self.rejected.extend(unread.iter().map(|_| Reason::Malformed));
+                first = first.or(unread);
             }
         }
-        Ok(())
+        Ok(first)
     }
 
     /// The payload as text, if there is a whole one.

@@ -9,8 +9,9 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::binary::BinaryPart;
 use super::field::{FieldPart, WhenPart, condition, field};
-use super::format::{self, BinaryPart, DelimitedPart, Format, InsidePart, PairsPart, Parts, RegexPart};
+use super::format::{self, DelimitedPart, Format, InsidePart, PairsPart, Parts, RegexPart};
 use super::framing::{ChecksumPart, FramingPart, framing};
 use super::registers::{BusPart, RegistersPart, bus_settings, duration};
 use super::{
@@ -23,6 +24,8 @@ use crate::profile::TopicPattern;
 
 /// The longest request of a device that is asked.
 const POLL_BYTES_MAX: usize = 256;
+/// The most requests of one round.
+const POLL_REQUESTS_MAX: usize = 32;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -124,8 +127,10 @@ struct SerialPart {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PollPart {
-    request: Option<String>,
-    request_hex: Option<String>,
+    request: Option<OneOrMany>,
+    request_hex: Option<OneOrMany>,
+    start: Option<OneOrMany>,
+    start_hex: Option<OneOrMany>,
     every: Option<String>,
     timeout: Option<String>,
 }
@@ -400,21 +405,49 @@ fn line_settings(part: Spanned<SerialPart>) -> Result<LineSettings, Fault> {
 fn poll(part: Spanned<PollPart>) -> Result<Poll, Fault> {
     let span = part.span();
     let part = part.into_inner();
-    let request = match (part.request, part.request_hex) {
-        (Some(text), None) => text.into_bytes(),
-        (None, Some(hex)) => sample::unhex(&hex).unwrap_or_default(),
-        _ => Vec::new(),
-    };
-    if !(1..=POLL_BYTES_MAX).contains(&request.len()) {
-        let expected = "one of `request` (a text) and `request_hex` (pairs of hexadecimal digits), of 1 to 256 bytes";
-        return fault(&span, format!("poll: expected {expected}"));
+    let requests = requests("request", part.request, part.request_hex, &span)?;
+    if requests.is_empty() {
+        return fault(
+            &span,
+            "poll: expected `request` (a text) or `request_hex` (pairs of hexadecimal digits), or a list of them",
+        );
     }
+    let start = self::requests("start", part.start, part.start_hex, &span)?;
     let every = duration("every", part.every, &span)?.unwrap_or(Duration::from_secs(10));
     let timeout = duration("timeout", part.timeout, &span)?.unwrap_or(Duration::from_secs(1));
-    if timeout > every {
-        return fault(&span, "poll: expected a `timeout` that is not longer than `every`");
+    let all = start.len() + requests.len();
+    if timeout * all as u32 > every {
+        let each = if all == 1 { "" } else { " for each request" };
+        return fault(&span, format!("poll: expected a `timeout`{each} that is not longer than `every`"));
     }
-    Ok(Poll { request, every, timeout })
+    Ok(Poll { start, requests, every, timeout })
+}
+
+fn requests(
+    key: &str,
+    texts: Option<OneOrMany>,
+    hex: Option<OneOrMany>,
+    span: &Range<usize>,
+) -> Result<Vec<Vec<u8>>, Fault> {
+    let requests: Option<Vec<Vec<u8>>> = match (texts, hex) {
+        (None, None) => return Ok(Vec::new()),
+        (Some(texts), None) => Some(texts.into_vec().into_iter().map(String::into_bytes).collect()),
+        (None, Some(hex)) => hex.into_vec().iter().map(|hex| sample::unhex(hex)).collect(),
+        (Some(_), Some(_)) => None,
+    };
+    let fits = |requests: &Vec<Vec<u8>>| {
+        requests.len() <= POLL_REQUESTS_MAX && requests.iter().all(|bytes| (1..=POLL_BYTES_MAX).contains(&bytes.len()))
+    };
+    requests.filter(fits).map_or_else(
+        || {
+            let expected = format!(
+                "poll: expected one of `{key}` (a text) and `{key}_hex` (pairs of hexadecimal digits), of 1 to \
+                 {POLL_BYTES_MAX} bytes, or a list of at most {POLL_REQUESTS_MAX} of them"
+            );
+            fault(span, expected)
+        },
+        Ok,
+    )
 }
 
 fn time(part: TimePart) -> Result<TimeRule, Fault> {

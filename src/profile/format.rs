@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::binary::{Binary, BinaryPart, ItemsPart, binary, unhex};
 use super::file::{Fault, OneOrMany, fault, place};
 use super::path::Path;
 use super::registers::{self, Registers, RegistersPart};
@@ -91,78 +92,6 @@ pub struct Pairs {
 #[derive(Clone, Debug)]
 pub struct TextPattern(pub regex_lite::Regex);
 
-/// Bytes at fixed places.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Binary {
-    /// How many bytes a frame must have; any number if nothing is said.
-    pub length: Option<usize>,
-    /// What is where.
-    pub values: Vec<BinaryValue>,
-}
-
-/// A value of a binary frame.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BinaryValue {
-    /// Its key.
-    pub key: Box<str>,
-    /// Where it begins; below 0 it is counted from the end.
-    pub at: i32,
-    /// What it is.
-    pub kind: BinaryKind,
-    /// Whether its lowest byte comes first.
-    pub little: bool,
-}
-
-/// What bytes of a binary frame are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BinaryKind {
-    /// A whole number of so many bytes, 1 to 8.
-    Unsigned(u8),
-    /// The same in two's complement.
-    Signed(u8),
-    /// A float of 4 bytes.
-    Float,
-    /// A float of 8 bytes.
-    Double,
-    /// Two decimal digits a byte.
-    Bcd(u8),
-    /// So many bytes as hexadecimal digits.
-    Hex(u8),
-    /// So many bytes of ASCII text; zeros and spaces at its end are left out.
-    Text(u8),
-}
-
-impl BinaryKind {
-    /// How many bytes it takes.
-    #[must_use]
-    pub fn bytes(self) -> usize {
-        match self {
-            Self::Unsigned(bytes) | Self::Signed(bytes) | Self::Bcd(bytes) | Self::Hex(bytes) | Self::Text(bytes) => {
-                bytes.into()
-            }
-            Self::Float => 4,
-            Self::Double => 8,
-        }
-    }
-
-    pub(super) fn parse(word: &str) -> Option<Self> {
-        let number = |prefix: &str| word.strip_prefix(prefix)?.parse::<u8>().ok().filter(|number| *number > 0);
-        let bytes = |prefix: &str| {
-            let bits = number(prefix)?;
-            (bits.is_multiple_of(8) && bits <= 64).then_some(bits / 8)
-        };
-        Some(match word {
-            "f32" => Self::Float,
-            "f64" => Self::Double,
-            _ if word.starts_with("bcd") => Self::Bcd(number("bcd").filter(|bytes| *bytes <= 7)?),
-            _ if word.starts_with("hex") => Self::Hex(number("hex")?),
-            _ if word.starts_with("text") => Self::Text(number("text")?),
-            _ if word.starts_with('u') => Self::Unsigned(bytes("u")?),
-            _ => Self::Signed(bytes("i")?),
-        })
-    }
-}
-
 /// A text of the payload that holds bytes: an object with the values of the bytes takes its place.
 #[derive(Clone, Debug)]
 pub struct Inside {
@@ -198,13 +127,6 @@ impl Inside {
     }
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    // A sign is no digit, though the parser of the standard library takes it.
-    let digits = text.len().is_multiple_of(2) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if digits { text.as_bytes().chunks(2).map(pair).collect() } else { None }
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct InsidePart {
@@ -213,7 +135,9 @@ pub(super) struct InsidePart {
     starts: Option<String>,
     endian: Option<String>,
     length: Option<usize>,
+    #[serde(default)]
     values: toml::Table,
+    items: Option<ItemsPart>,
 }
 
 #[derive(Deserialize, Default)]
@@ -240,15 +164,6 @@ pub(super) struct PairsPart {
 #[serde(deny_unknown_fields)]
 pub(super) struct RegexPart {
     pattern: Spanned<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct BinaryPart {
-    #[serde(default)]
-    endian: Option<String>,
-    length: Option<usize>,
-    values: toml::Table,
 }
 
 /// The parts of a profile file that say more about its format.
@@ -291,7 +206,7 @@ pub(super) fn build(word: &Spanned<String>, parts: Parts) -> Result<Format, Faul
         "binary" => match binary.take() {
             Some(part) => {
                 let span = part.span();
-                Format::Binary(self::binary(part.into_inner(), &span)?)
+                Format::Binary(super::binary::binary(part.into_inner(), &span)?)
             }
             None => return missing("binary"),
         },
@@ -367,7 +282,8 @@ pub(super) fn inside(part: Spanned<InsidePart>) -> Result<Vec<Inside>, Fault> {
     let Some(starts) = unhex(&digits) else {
         return fault(&span, "starts: expected pairs of hexadecimal digits");
     };
-    let layout = binary(BinaryPart { endian: part.endian, length: part.length, values: part.values }, &span)?;
+    let layout =
+        binary(BinaryPart { endian: part.endian, length: part.length, values: part.values, items: part.items }, &span)?;
     let starts: Box<[u8]> = starts.into();
     let path_span = part.path.span();
     let inside = |text: &String| {
@@ -375,43 +291,4 @@ pub(super) fn inside(part: Spanned<InsidePart>) -> Result<Vec<Inside>, Fault> {
         Ok(Inside { path, coding, starts: starts.clone(), layout: layout.clone() })
     };
     part.path.into_inner().into_vec().iter().map(inside).collect()
-}
-
-fn binary(part: BinaryPart, span: &Range<usize>) -> Result<Binary, Fault> {
-    let little = match part.endian.as_deref() {
-        None | Some("big") => false,
-        Some("little") => true,
-        Some(other) => return fault(span, format!("endian `{other}`: expected `big` or `little`")),
-    };
-    let mut values = Vec::new();
-    for (key, value) in part.values {
-        let wrong = |found: &str| {
-            fault(
-                span,
-                format!(
-                    "binary value `{key}`: expected a place and a kind such as \"4 u16\", \"-2 i8\", \"6 f32 little\", \
-                     \"0 bcd4\", \"2 hex6\" or \"8 text10\", found {found}"
-                ),
-            )
-        };
-        let Some(text) = value.as_str() else { return wrong(&value.to_string()) };
-        let mut words = text.split_ascii_whitespace();
-        let (at, kind) = (words.next().map(str::parse), words.next().map(BinaryKind::parse));
-        let little = match words.next() {
-            None => little,
-            Some("little") => true,
-            Some("big") => false,
-            Some(_) => return wrong(&format!("`{text}`")),
-        };
-        match (at, kind, words.next()) {
-            (Some(Ok(at)), Some(Some(kind)), None) => {
-                values.push(BinaryValue { key: key.into(), at, kind, little });
-            }
-            _ => return wrong(&format!("`{text}`")),
-        }
-    }
-    if values.is_empty() {
-        return fault(span, "binary: expected at least one value");
-    }
-    Ok(Binary { length: part.length, values })
 }

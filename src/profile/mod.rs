@@ -7,6 +7,7 @@
 //! Invariants: a profile that is in a [`ProfileSet`] is valid, its patterns parsed; a file that is not is reported with
 //! file and line and stops nothing else. Nothing here does I/O but [`ProfileSet::load`].
 
+mod binary;
 mod board;
 mod builtin;
 mod field;
@@ -26,9 +27,10 @@ use std::time::Duration;
 
 use framing::Framing;
 
+pub use binary::{Binary, BinaryKind, BinaryValue, Item, ItemKind, ItemValue, Items};
 pub use board::{Board, Disk, Port};
 pub use builtin::{BOARD_FILES, FILES as BUILTIN_FILES};
-pub use format::{Binary, BinaryKind, BinaryValue, Coding, Delimited, Format, Inside, Pairs, TextPattern};
+pub use format::{Coding, Delimited, Format, Inside, Pairs, TextPattern};
 pub use path::{NAME_BYTES_MAX, NamePattern, Path, PatternError, sanitise};
 pub use registers::{
     BITS_MAX, BusSettings, REGISTERS_MAX, RegisterBlock, RegisterOrder, RegisterTable, RegisterValue, Registers,
@@ -170,14 +172,16 @@ pub struct LineSettings {
     pub poll: Option<Poll>,
 }
 
-/// A request that has a device on a serial port say something: `[poll]`.
+/// What has a device on a serial port say something: `[poll]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Poll {
-    /// The bytes that are sent.
-    pub request: Vec<u8>,
+    /// What is sent before the first round after the port was opened, and before each while the device is silent.
+    pub start: Vec<Vec<u8>>,
+    /// What is sent in each round, one after the other.
+    pub requests: Vec<Vec<u8>>,
     /// How often.
     pub every: Duration,
-    /// How long a frame may take to come of it; at most as long as `every`.
+    /// How long a frame may take to come of one of them; of all together at most as long as `every`.
     pub timeout: Duration,
 }
 

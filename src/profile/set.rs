@@ -167,7 +167,7 @@ impl ProfileSet {
         let Transport::Serial(line) = &self.profiles.get(serial.profile.as_str())?.transport else { return None };
         let mut poll = line.poll.clone()?;
         poll.every = serial.every.unwrap_or(poll.every);
-        poll.timeout = poll.timeout.min(poll.every);
+        poll.timeout = poll.timeout.min(poll.every / (poll.start.len() + poll.requests.len()).max(1) as u32);
         Some(poll)
     }
 

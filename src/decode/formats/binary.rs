@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 
 use super::{Refusal, fits, malformed};
 use crate::decode::doc::{Doc, Leaf};
-use crate::profile::{Binary, BinaryKind, BinaryValue};
+use crate::profile::{Binary, BinaryKind, BinaryValue, Item, ItemKind, Items};
 
-/// Takes a frame apart. A value beyond its end is not there: messages of one device differ in length.
-pub(in crate::decode) fn binary(bytes: &[u8], rules: &Binary, doc: &mut Doc) -> Result<(), Refusal> {
+/// Takes a frame apart. A value beyond its end is not there: messages of one device differ in length. Gives why what is left
+/// of its items could not be read, if something is.
+pub(in crate::decode) fn binary(bytes: &[u8], rules: &Binary, doc: &mut Doc) -> Result<Option<String>, Refusal> {
     if let Some(length) = rules.length.filter(|length| *length != bytes.len()) {
         return malformed(format!("expected {length} bytes, found {}", bytes.len()));
     }
@@ -16,12 +17,83 @@ pub(in crate::decode) fn binary(bytes: &[u8], rules: &Binary, doc: &mut Doc) -> 
     for value in &rules.values {
         if let Some(bytes) = place(bytes, value) {
             found = true;
-            put(bytes, value, doc);
+            put(bytes, &value.key, value.kind, value.little, doc);
         }
     }
+    let (count, unread) = rules.items.as_ref().map_or((0, None), |rules| items(bytes, rules, doc));
     doc.end(0);
     fits(doc)?;
-    if found { Ok(()) } else { malformed(format!("none of the values is within its {} bytes", bytes.len())) }
+    match unread {
+        unread if found || count > 0 => Ok(unread),
+        Some(unread) => malformed(unread),
+        None => malformed(format!("none of the values is within its {} bytes", bytes.len())),
+    }
+}
+
+/// Reads items one behind the other. Gives how many, and why the rest could not be read.
+fn items(bytes: &[u8], rules: &Items, doc: &mut Doc) -> (usize, Option<String>) {
+    let (mut at, mut count) = (rules.from, 0);
+    loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        // What is short of the longest frame is filled with zeros by some.
+        if rest.iter().all(|byte| *byte == 0) || doc.is_full() {
+            return (count, None);
+        }
+        let fits = |item: &&Item| {
+            let is = |(tag, byte): (&Option<u8>, &u8)| tag.is_none_or(|tag| tag == *byte);
+            rest.len() >= item.tag.len() && item.tag.iter().zip(rest).all(is)
+        };
+        let item = rules.known.iter().find(fits);
+        let Some(width) = item.or(rules.known.first()).map(|item| item.tag.len()) else { return (count, None) };
+        let tag = rest.get(..width).unwrap_or(rest);
+        let cut = || (count, Some(format!("byte {at}: item {} ends behind the frame", hex(tag))));
+        let body = rest.get(width..).unwrap_or_default();
+        let (skipped, body) = match rules.length {
+            None => (width, body),
+            Some(length) => {
+                let Some(written) = body.get(..length) else { return cut() };
+                let announced = written.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+                let Some(body) = body.get(length..).and_then(|body| body.get(..announced)) else { return cut() };
+                (width + length + announced, body)
+            }
+        };
+        match item {
+            Some(item) => {
+                let whole = rules.length.is_some();
+                let Some(taken) = take(item, tag, body, whole, doc) else { return cut() };
+                count += 1;
+                at += if whole { skipped } else { width + taken };
+            }
+            None if rules.length.is_some() => at += skipped,
+            None => return (count, Some(format!("byte {at}: no item of the profile begins with {}", hex(tag)))),
+        }
+    }
+}
+
+/// Adds the values of an item, and gives how many bytes they have. Of one that says how long it is, those that are there.
+fn take(item: &Item, tag: &[u8], body: &[u8], whole: bool, doc: &mut Doc) -> Option<usize> {
+    let any = item.tag.iter().zip(tag).find_map(|(known, byte)| known.is_none().then_some(*byte));
+    let mut at = 0;
+    for value in &item.values {
+        let (counted, kind) = match value.kind {
+            ItemKind::Fixed(kind) => (0, kind),
+            ItemKind::CountedHex => (1, BinaryKind::Hex(*body.get(at)?)),
+            ItemKind::CountedText => (1, BinaryKind::Text(*body.get(at)?)),
+        };
+        let Some(bytes) = body.get(at + counted..).and_then(|rest| rest.get(..kind.bytes())) else {
+            return whole.then_some(at);
+        };
+        at += counted + kind.bytes();
+        match any {
+            None => put(bytes, &value.key, kind, value.little, doc),
+            Some(any) => {
+                let open = doc.begin_object(&value.key);
+                put(bytes, itoa::Buffer::new().format(any), kind, value.little, doc);
+                doc.end(open);
+            }
+        }
+    }
+    Some(at)
 }
 
 fn place<'a>(bytes: &'a [u8], value: &BinaryValue) -> Option<&'a [u8]> {
@@ -31,13 +103,12 @@ fn place<'a>(bytes: &'a [u8], value: &BinaryValue) -> Option<&'a [u8]> {
 }
 
 /// Adds the value that these bytes are.
-pub(super) fn put(bytes: &[u8], value: &BinaryValue, doc: &mut Doc) {
-    let key = &value.key;
+pub(super) fn put(bytes: &[u8], key: &str, kind: BinaryKind, little: bool, doc: &mut Doc) {
     let whole = || {
         let add = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
-        if value.little { bytes.iter().rev().fold(0, add) } else { bytes.iter().fold(0, add) }
+        if little { bytes.iter().rev().fold(0, add) } else { bytes.iter().fold(0, add) }
     };
-    match value.kind {
+    match kind {
         BinaryKind::Unsigned(_) => doc.put(key, Leaf::Whole(whole().into())),
         BinaryKind::Signed(count) => {
             let unused = 64 - 8 * u32::from(count);
@@ -54,7 +125,7 @@ pub(super) fn put(bytes: &[u8], value: &BinaryValue, doc: &mut Doc) {
         BinaryKind::Bcd(_) => {
             let mut number = 0_i128;
             let mut bytes: Vec<u8> = bytes.to_vec();
-            if value.little {
+            if little {
                 bytes.reverse();
             }
             for digit in bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]) {
@@ -89,6 +160,7 @@ pub(in crate::decode) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
     use crate::decode::doc::Kind;
+    use crate::profile::{Format, Profile, run_samples};
 
     #[test]
     fn every_kind_is_read_in_both_orders_and_from_both_ends() {
@@ -109,16 +181,70 @@ mod tests {
         let mut doc = Doc::default();
         for (value, expected) in cases {
             let shown = format!("{value:?}");
-            binary(&bytes, &Binary { length: None, values: vec![value] }, &mut doc).unwrap();
+            binary(&bytes, &Binary { length: None, values: vec![value], items: None }, &mut doc).unwrap();
             assert_eq!(doc.find(&["v".into()]).unwrap().kind, Kind::Number(expected), "{shown}");
         }
         for at in [8, 9, 100, -1, -10, i32::MIN, i32::MAX] {
-            let rules = Binary { length: None, values: vec![value(at, BinaryKind::Unsigned(2), false)] };
+            let rules = Binary { length: None, values: vec![value(at, BinaryKind::Unsigned(2), false)], items: None };
             assert!(binary(&bytes, &rules, &mut doc).is_err(), "{at}");
         }
-        let rules = Binary { length: Some(9), values: vec![value(1, BinaryKind::Hex(2), false)] };
+        let rules = Binary { length: Some(9), values: vec![value(1, BinaryKind::Hex(2), false)], items: None };
         binary(&bytes, &rules, &mut doc).unwrap();
         assert_eq!(doc.find(&["v".into()]).and_then(|node| doc.word(node)).as_deref(), Some("FF80"));
         assert!(binary(&bytes[1..], &rules, &mut doc).is_err(), "the length is not right");
+    }
+
+    /// The texts of fuzzing, so that what is tested here is what is fuzzed.
+    fn of(text: &str) -> Profile {
+        Profile::parse("items.toml".as_ref(), text).unwrap()
+    }
+
+    fn read(profile: &Profile, bytes: &[u8]) -> (String, Result<Option<String>, Refusal>) {
+        let Format::Binary(rules) = &profile.format else { panic!("{:?}", profile.format) };
+        let mut doc = Doc::default();
+        let outcome = binary(bytes, rules, &mut doc);
+        let words: Vec<String> = doc
+            .children(0)
+            .map(|(index, node)| {
+                let below = doc.children(index).map(|(_, node)| format!(".{}={:?}", doc.key(node), doc.word(node)));
+                format!("{}={:?}{}", doc.key(node), doc.word(node), below.collect::<String>())
+            })
+            .collect();
+        (words.join(" ").replace("Some(", "").replace("=None", "").replace([')', '"'], ""), outcome)
+    }
+
+    #[test]
+    fn items_come_in_any_order_and_what_cannot_be_read_is_told() {
+        let items = of(include_str!("../../../fuzz/profiles/items.toml"));
+        assert_eq!(run_samples(&items), []);
+        for (bytes, expected, unread) in [
+            // One kind twice, a channel, and zeros that fill the frame.
+            (&[9, 1, 7, 1, 8, 0, 0][..], "first=9 a=7 a=8", None),
+            (&[9, 2, 5, 1, 0, 0, 0, 0, 0x28, 0x42], "first=9 b.5=1 c.5=42", None),
+            // The channel is behind the tag, and before it.
+            (&[9, 7, 3, 2, b'h', b'i'], "first=9 d.7=hi", None),
+            (&[9, 1, 7, 0x77, 1, 8], "first=9 a=7", Some("byte 3: no item of the profile begins with 77")),
+            (&[9, 5, 0x12], "first=9", Some("byte 1: item 05 ends behind the frame")),
+            (&[9, 4, 200, 1], "first=9", Some("byte 1: item 04 ends behind the frame")),
+        ] {
+            assert_eq!(read(&items, bytes), (expected.to_owned(), Ok(unread.map(str::to_owned))), "{bytes:?}");
+        }
+        // Nothing of it at all can be read.
+        let (_, outcome) = read(&items, &[]);
+        assert!(matches!(outcome, Err(Refusal::Wrong(..))), "{outcome:?}");
+    }
+
+    #[test]
+    fn an_unknown_item_that_says_its_length_is_passed_over() {
+        let counted = of(include_str!("../../../fuzz/profiles/counted.toml"));
+        assert_eq!(run_samples(&counted), []);
+        // A newer firmware says more behind a value that is known, or leaves one out.
+        for (bytes, expected) in
+            [(&[1, 0, 5, 0, 7, 0, 8, 99, 1, 0, 2, 0, 9][..], "a=7 b=8 a=9"), (&[0x55, 0, 0, 1, 0, 2, 0, 9], "a=9")]
+        {
+            assert_eq!(read(&counted, bytes), (expected.to_owned(), Ok(None)), "{bytes:?}");
+        }
+        let (found, outcome) = read(&counted, &[1, 0, 2, 0, 7, 1, 0xff, 0xff, 3]);
+        assert_eq!((&*found, outcome), ("a=7", Ok(Some("byte 5: item 01 ends behind the frame".to_owned()))));
     }
 }

@@ -3,7 +3,7 @@
 use super::binary::put;
 use super::{Refusal, fits, malformed};
 use crate::decode::doc::{Doc, Leaf};
-use crate::profile::{BinaryValue, RegisterBlock, RegisterOrder, RegisterValue, Registers, exception_text};
+use crate::profile::{RegisterBlock, RegisterOrder, RegisterValue, Registers, exception_text};
 
 /// Takes a frame apart. A value of which a register is missing is not there: a device may refuse some of them.
 pub(in crate::decode) fn registers(frame: &[u8], rules: &Registers, doc: &mut Doc) -> Result<(), Refusal> {
@@ -49,8 +49,7 @@ fn put_value(value: &RegisterValue, blocks: &[RegisterBlock<'_>], doc: &mut Doc)
     };
     let bytes = blocks.iter().find_map(|block| block.registers(value.table, value.address, value.count()));
     let Some(bytes) = bytes else { return false };
-    let whole = BinaryValue { key: value.key.clone(), at: 0, kind, little: false };
-    put(&in_order(bytes, value.order), &whole, doc);
+    put(&in_order(bytes, value.order), &value.key, kind, false, doc);
     true
 }
 

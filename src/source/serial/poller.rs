@@ -58,7 +58,7 @@ impl Poller {
 
     /// A frame has come. Gives the state to tell of the device, if it is another one.
     pub(super) fn heard(&mut self) -> Option<bool> {
-        if self.asker.heard() {
+        if self.asker.heard(clock::monotonic()) {
             self.link.up("");
         }
         self.tell(true)

@@ -99,7 +99,8 @@ async fn a_device_that_is_asked_answers_and_one_that_does_not_is_told() {
     let rig = Rig::new();
     let links = crate::status::Links::default();
     let poll = Poll {
-        request: vec![0xff, 0x86, b'\n'],
+        start: Vec::new(),
+        requests: vec![vec![0xff, 0x86, b'\n']],
         every: Duration::from_millis(100),
         timeout: Duration::from_millis(50),
     };

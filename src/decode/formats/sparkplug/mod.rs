@@ -75,6 +75,13 @@ pub(in crate::decode) struct Heard {
     pub(in crate::decode) gap: bool,
 }
 
+impl Heard {
+    /// All of it could be read but, if there is one, for a piece: why not.
+    pub(in crate::decode) fn but(unread: Option<String>) -> Self {
+        Self { unreadable: unread.iter().len(), first: unread, ..Self::default() }
+    }
+}
+
 /// All nodes that were heard.
 #[derive(Debug)]
 pub(in crate::decode) struct Nodes {
