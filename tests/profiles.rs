@@ -65,7 +65,7 @@ fn a_wrong_sample_fails_and_the_difference_is_shown() {
             "- reading 0: time 2026-05-04T12:00:01Z",
         ),
         ("expect_error = \"not_json\"", "expect_error = \"not_utf8\"", "+ error not_json"),
-        ("values_rejected = 1", "", "+ 1 values rejected"),
+        ("values_rejected = 1", "", "+ 1 values rejected (wrong_type)"),
     ] {
         assert!(text.contains(right), "{right}");
         let profile = Profile::parse(Path::new("x.toml"), &text.replace(right, wrong)).unwrap();
@@ -416,8 +416,7 @@ fn every_key_is_documented() {
     let text = text.join("\n");
     let indented = text.lines().filter(|line| line.starts_with("    "));
     let code = text.split('`').skip(1).step_by(2).chain(indented).collect::<Vec<_>>().join(" ");
-    let documented: std::collections::BTreeSet<&str> =
-        code.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).collect();
+    let documented: BTreeSet<&str> = code.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).collect();
     let mut keys = 0;
     for (part, text) in [
         ("a profile", format!("nokey = 1\n{MQTT}")),
@@ -455,4 +454,37 @@ fn every_key_is_documented() {
         }
     }
     assert!(keys > 100, "{keys}");
+}
+
+/// Nine digits are enough for what a conversion gives, and too few for a meter that counts watt-hours.
+#[test]
+fn a_sample_notices_the_last_digit_of_a_large_counter() {
+    let text = |value: &str| {
+        format!(
+            "id = \"a/b\"\ndescription = \"d\"\nsource = \"s\"\ntransport = \"mqtt\"\nformat = \"json\"\n\
+             [mqtt]\ntopics = [\"t/{{device}}\"]\n[[field]]\npath = \"e\"\nname = \"energy\"\n\
+             [[sample]]\nname = \"n\"\ntopic = \"t/x\"\npayload = '{{\"e\":123456789.4}}'\n\
+             [[sample.reading]]\nvalues = {{ energy = {value} }}\n"
+        )
+    };
+    for (value, right) in [("123456789.4", true), ("123456789.3", false), ("123456789", false)] {
+        let profile = Profile::parse(Path::new("x.toml"), &text(value)).unwrap();
+        assert_eq!(run_samples(&profile).is_empty(), right, "{value}");
+    }
+}
+
+/// What passes as a sample must pass on the wire: a pattern that wants the end of the line would never match there.
+#[test]
+fn a_sample_with_its_line_end_goes_through_the_framing() {
+    let text = |pattern: &str| {
+        format!(
+            "id = \"a/b\"\ndescription = \"d\"\nsource = \"s\"\ntransport = \"serial\"\nformat = \"regex\"\n\
+             [serial]\ndelimiter = \"\\r\\n\"\n[regex]\npattern = '{pattern}'\n[[field]]\npath = \"t\"\nname = \"t\"\n\
+             [[sample]]\nname = \"n\"\npayload = \"T=21.5\\r\\n\"\n[[sample.reading]]\nvalues = {{ t = 21.5 }}\n"
+        )
+    };
+    for (pattern, right) in [(r"^T=(?<t>[0-9.]+)$", true), (r"^T=(?<t>[0-9.]+)\r\n$", false)] {
+        let profile = Profile::parse(Path::new("x.toml"), &text(pattern)).unwrap();
+        assert_eq!(run_samples(&profile).is_empty(), right, "{pattern}");
+    }
 }

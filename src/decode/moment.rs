@@ -55,6 +55,8 @@ pub(super) fn event_time(rule: &TimeRule, place: Place<'_>, zone: Option<&TimeZo
         return Ok(None);
     }
     let read = |format: &TimeFormat| match value {
+        // Digits of year, month and day that somebody wrote as one number.
+        Ok(number) if format.is_text() => time::text(&number.to_string(), format, zone),
         Ok(number) => time::number(number, format),
         Err(text) => time::text(text, format, zone),
     };

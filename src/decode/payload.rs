@@ -58,6 +58,10 @@ impl Decoder {
             }
             Format::Delimited(columns) => formats::text::delimited(text, columns, doc),
             Format::Pairs(rules) => formats::text::pairs(frame.payload, rules, doc),
+            // Banners and help stand between the lines that are meant.
+            Format::Regex(pattern) if rules.ignore_without_value && !pattern.0.is_match(text) => {
+                return Err(Outcome::Ignored);
+            }
             Format::Regex(pattern) => formats::text::regex(text, pattern, doc),
             Format::Binary(rules) => {
                 let unread = formats::binary::binary(frame.payload, rules, doc);

@@ -175,6 +175,101 @@ fn a_whole_number_beyond_2_53_keeps_its_digits() {
 }
 
 #[test]
+fn a_large_whole_number_that_means_no_reading_or_cannot_be_is_no_value() {
+    let mut decoder = own("field = [\
+         { path = \"a\", name = \"a\", no_reading = [-9223372036854775808] },\
+         { path = \"b\", name = \"b\", no_reading = [\"18446744073709551615\"] },\
+         { path = \"c\", name = \"c\", min = 0, max = 1e9 },\
+         { path = \"d\", name = \"d\", no_reading = [\"18446744073709551615\"], scale = 0.01 }]");
+    let mut batch = Batch::default();
+    for payload in [
+        "{\"a\":-9223372036854775808,\"b\":18446744073709551615,\"d\":18446744073709551615}",
+        "{\"a\":\"-9223372036854775808\",\"b\":\"18446744073709551615\",\"d\":\"18446744073709551615\"}",
+    ] {
+        assert_eq!(decoder.decode(&frame("t/x", payload), NOW, &mut batch), Outcome::Ignored, "{payload}");
+    }
+    for payload in ["{\"c\":18446744073709551615}", "{\"c\":\"-18446744073709551615\"}"] {
+        let (reason, detail) = rejection(decoder.decode(&frame("t/x", payload), NOW, &mut batch));
+        assert_eq!(reason, Reason::OutOfRange, "{detail}");
+    }
+    decoder.decode(&frame("t/x", "{\"b\":18446744073709551614}"), NOW, &mut batch);
+    assert_eq!(values(&batch), [("b".to_owned(), Value::Text("18446744073709551614".into()))]);
+}
+
+#[test]
+fn numbers_of_several_places_are_put_together() {
+    let mut decoder = own("field = [\
+         { path = \"low\", name = \"t\", unit = \"Cel\", scale = 0.1, offset = -100, plus = [{ path = \"high\", scale = 25.6 }] },\
+         { path = \"whole\", name = \"total\", unit = \"m3\", plus = [{ path = \"part\" }] },\
+         { path = \"w\", name = \"power\", unit = \"W\", times = [\"ct\", \"pt\"], exponent = \"sf\" },\
+         { path = \"text\", name = \"x\", pattern = '^(?<value>[0-9.,]+) ?bar$', decimal = \",\" }]");
+    for (payload, expected) in [
+        // As JeeLink writes 18.0 degrees: 4 and 156.
+        ("{\"low\":156,\"high\":4}", Ok("[(\"t\", Number(18.0))]")),
+        ("{\"whole\":1234567,\"part\":0.125}", Ok("[(\"total\", Number(1234567.125))]")),
+        ("{\"whole\":1234567}", Err(Reason::MissingField)),
+        ("{\"w\":2301,\"ct\":2,\"pt\":\"10\",\"sf\":-1}", Ok("[(\"power\", Number(4602.0))]")),
+        ("{\"w\":2301,\"ct\":2,\"pt\":10,\"sf\":0.5}", Err(Reason::MissingField)),
+        ("{\"w\":2301,\"ct\":2,\"pt\":10,\"sf\":300}", Err(Reason::MissingField)),
+        ("{\"w\":2301,\"ct\":2,\"sf\":1}", Err(Reason::MissingField)),
+        ("{\"text\":\"1,5 bar\"}", Ok("[(\"x\", Number(1.5))]")),
+        ("{\"text\":\"1.500,5 bar\"}", Err(Reason::WrongType)),
+        ("{\"text\":\"1,5 psi\"}", Err(Reason::WrongType)),
+    ] {
+        let mut batch = Batch::default();
+        let outcome = decoder.decode(&frame("t/x", payload), NOW, &mut batch);
+        match expected {
+            Ok(expected) => assert_eq!(format!("{:?}", values(&batch)), expected, "{payload}: {outcome:?}"),
+            Err(reason) => assert_eq!(rejection(outcome).0, reason, "{payload}"),
+        }
+    }
+}
+
+#[test]
+fn a_time_of_digits_may_be_a_number_and_its_zone_an_offset() {
+    let mut decoder = own("field = [{ path = \"a\", name = \"a\" }]\n\
+         [time]\npath = \"d\"\nformat = \"%Y%m%d%H%M\"\nzone = \"+01:00\"\n");
+    for payload in ["{\"a\":1,\"d\":202403151200}", "{\"a\":1,\"d\":\"202403151200\"}"] {
+        let mut batch = Batch::default();
+        decoder.decode(&frame("t/x", payload), NOW, &mut batch);
+        let [Record::Reading(reading)] = batch.records.as_slice() else { panic!("{:?}", batch.records) };
+        assert_eq!((reading.time_ms, reading.time_quality), (1_710_500_400_000, TimeQuality::Device), "{payload}");
+    }
+}
+
+#[test]
+fn columns_may_be_lined_up_and_the_last_ones_missing() {
+    let mut decoder = own_mqtt(
+        "format = \"delimited\"\n[delimited]\nseparator = \" \"\ncolumns = [\"a\", \"b\", \"c\"]\nruns = true\noptional = 1\n\
+         [[field]]\npath = \"*\"\nname = \"{1}\"\n[mqtt]\ntopics = [\"t/{device}\"]\n",
+    );
+    for (line, expected) in [
+        ("  1    2  3 ", Ok("[(\"a\", Number(1.0)), (\"b\", Number(2.0)), (\"c\", Number(3.0))]")),
+        ("1 2", Ok("[(\"a\", Number(1.0)), (\"b\", Number(2.0))]")),
+        ("1", Err("expected 2 to 3 columns, found 1")),
+        ("1 2 3 4", Err("expected 2 to 3 columns, found 4")),
+    ] {
+        let mut batch = Batch::default();
+        let outcome = decoder.decode(&frame("t/x", line), NOW, &mut batch);
+        match expected {
+            Ok(expected) => assert_eq!(format!("{:?}", values(&batch)), expected, "{line}: {outcome:?}"),
+            Err(detail) => assert_eq!(rejection(outcome), (Reason::WrongColumns, detail.to_owned())),
+        }
+    }
+}
+
+#[test]
+fn a_line_beside_the_pattern_is_passed_over_where_that_is_wanted() {
+    let text = "format = \"regex\"\n[regex]\npattern = '^T=(?<t>[0-9.]+)'\n\
+                [[field]]\npath = \"t\"\nname = \"t\"\n[mqtt]\ntopics = [\"t/{device}\"]\n";
+    let mut batch = Batch::default();
+    let outcome = own_mqtt(text).decode(&frame("t/x", "Welcome"), NOW, &mut batch);
+    assert_eq!(rejection(outcome).0, Reason::Malformed);
+    let outcome = own_mqtt(&format!("no_value = \"ignore\"\n{text}")).decode(&frame("t/x", "Welcome"), NOW, &mut batch);
+    assert_eq!(outcome, Outcome::Ignored);
+}
+
+#[test]
 fn two_keys_that_give_one_name_are_both_kept() {
     let mut decoder = decoder(&["generic/json"]);
     let mut batch = Batch::default();

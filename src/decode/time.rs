@@ -43,6 +43,13 @@ impl TimeFormat {
     }
 }
 
+impl TimeFormat {
+    /// Whether it is one of digits at their places, and no number.
+    pub(super) fn is_text(&self) -> bool {
+        !matches!(self, Self::Epoch | Self::EpochMs | Self::Senml)
+    }
+}
+
 /// What a payload's time turned out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Parsed {

@@ -56,7 +56,11 @@ fn take(rule: &FieldRule, place: Place<'_>, node: &Node) -> Outcome {
             ValueType::Text if rule.no_reading.contains(&number) => Outcome::Nothing,
             ValueType::Text => take_text(rule, &number.to_string()),
         },
+        Kind::Digits(digits) if is_no_reading(rule, doc.text(digits)) => Outcome::Nothing,
         Kind::Digits(digits) => match rule.value_type {
+            ValueType::Number if out_of(rule.range.filter(|_| !rule.computes()), doc.text(digits)) => {
+                out_of_range(rule, doc.text(digits))
+            }
             // A conversion makes a double of it anyway.
             ValueType::Number if rule.computes() => match doc.text(digits).parse() {
                 Ok(number) => take_number(rule, place, number),
@@ -103,8 +107,13 @@ fn from_text(rule: &FieldRule, place: Place<'_>, text: &str) -> Outcome {
         ValueType::Number if rule.open && !untyped => Outcome::Pass,
         ValueType::Number => match with_point(trimmed, rule.decimal, parse_number) {
             Some(Kind::Number(number)) => take_number(rule, place, number),
+            Some(_) if is_no_reading(rule, trimmed) => Outcome::Nothing,
+            Some(_) if !rule.computes() && out_of(rule.range, trimmed) => out_of_range(rule, trimmed),
             Some(_) if !rule.computes() => take_text(rule, trimmed),
-            _ => wrong(rule, &quoted(text)),
+            Some(_) => trimmed
+                .parse()
+                .map_or_else(|_| wrong(rule, "too many digits"), |number| take_number(rule, place, number)),
+            None => wrong(rule, &quoted(text)),
         },
     }
 }
@@ -178,16 +187,38 @@ fn take_number(rule: &FieldRule, place: Place<'_>, raw: f64) -> Outcome {
         Ok(number) => number,
         Err(detail) => return Outcome::Wrong(Reason::MissingField, detail),
     };
-    let number = rule.convert.map_or(number, |convert| convert.apply(number));
+    let mut number = rule.convert.map_or(number, |convert| convert.apply(number));
+    for (path, scale) in &rule.plus {
+        let Some(more) = place.number(path) else {
+            let detail = format!("expected a number at `{}`, which is added", path.join("."));
+            return Outcome::Wrong(Reason::MissingField, detail);
+        };
+        // The sum of decimals, without the noise of binary fractions.
+        number = Convert { scale: 1.0, offset: number }.apply(Convert { scale: *scale, offset: 0.0 }.apply(more));
+    }
     if !number.is_finite() {
         return Outcome::Wrong(Reason::OutOfRange, format!("expected a finite number, found {number}"));
     }
     match rule.range {
-        Some((min, max)) if !(min..=max).contains(&number) => {
-            Outcome::Wrong(Reason::OutOfRange, format!("expected {min} to {max}, found {number}"))
-        }
+        Some((min, max)) if !(min..=max).contains(&number) => out_of_range(rule, &number.to_string()),
         _ => Outcome::Value(Value::Number(number)),
     }
+}
+
+fn out_of_range(rule: &FieldRule, found: &str) -> Outcome {
+    let (min, max) = rule.range.unwrap_or((f64::NEG_INFINITY, f64::INFINITY));
+    Outcome::Wrong(Reason::OutOfRange, format!("expected {min} to {max}, found {found}"))
+}
+
+/// Whether a whole number with more digits than a double has is outside of a range. The range is one of doubles anyway.
+fn out_of(range: Option<(f64, f64)>, digits: &str) -> bool {
+    range.zip(digits.parse::<f64>().ok()).is_some_and(|((min, max), number)| !(min..=max).contains(&number))
+}
+
+/// Whether such a number means "no reading": by its digits, or as the nearest double.
+fn is_no_reading(rule: &FieldRule, digits: &str) -> bool {
+    rule.no_reading_texts.iter().any(|word| **word == *digits)
+        || digits.parse().is_ok_and(|number: f64| rule.no_reading.contains(&number))
 }
 
 /// By what the payload says: a number without its factor would be off by orders of magnitude, so it is none.

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::file::{Fault, OneOrMany, fault};
 
 /// The longest tag of an item.
-const TAG_BYTES_MAX: usize = 8;
+const TAG_BYTES_MAX: usize = 16;
 
 /// Bytes at fixed places.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::{Fault, OneOrMany, at, fault, key_path};
-use super::{Condition, Convert, FieldRule, NamePattern, Path, TextPattern, UnitRule, ValueType};
+use super::{Condition, Convert, FieldRule, KeyPath, NamePattern, Path, TextPattern, UnitRule, ValueType};
 use crate::reading::MeasurementKind;
 
 #[derive(Deserialize)]
@@ -32,6 +32,8 @@ pub(super) struct FieldPart {
     decimal: Option<char>,
     times: Option<OneOrMany>,
     exponent: Option<String>,
+    #[serde(default)]
+    plus: Vec<PlusPart>,
     #[serde(default)]
     words: BTreeMap<String, String>,
     min: Option<f64>,
@@ -60,6 +62,23 @@ pub(super) struct WhenPart {
     absent: bool,
 }
 
+/// `plus`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PlusPart {
+    path: String,
+    scale: Option<f64>,
+}
+
+impl PlusPart {
+    fn rule(&self, span: &Range<usize>) -> Result<(KeyPath, f64), Fault> {
+        match self.scale.unwrap_or(1.0) {
+            scale if scale.is_finite() && scale != 0.0 => Ok((key_path(&self.path, span)?, scale)),
+            _ => fault(span, "plus: expected a finite scale that is not 0"),
+        }
+    }
+}
+
 /// One rule, and a second one for the elements where the value may be a list.
 pub(super) fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
     let span = part.span();
@@ -86,11 +105,12 @@ pub(super) fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
         || part.negative.is_some()
         || part.decimal.is_some()
         || part.times.is_some()
-        || part.exponent.is_some();
+        || part.exponent.is_some()
+        || !part.plus.is_empty();
     if value_type != ValueType::Number && (numeric || part.unit.is_some()) {
         return fault(
             &span,
-            "unit, scale, offset, min, max, degrees, negative, decimal, times and exponent are for type = \"number\"",
+            "unit, scale, offset, min, max, degrees, negative, decimal, times, exponent and plus are for type = \"number\"",
         );
     }
     if value_type != ValueType::Flag && !(part.on.is_empty() && part.off.is_empty()) {
@@ -152,6 +172,7 @@ pub(super) fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
         decimal: part.decimal,
         times: times.iter().map(|path| key_path(path, &span)).collect::<Result<_, _>>()?,
         exponent: part.exponent.as_deref().map(|path| key_path(path, &span)).transpose()?,
+        plus: part.plus.iter().map(|plus| plus.rule(&span)).collect::<Result<_, _>>()?,
         bits,
         degrees: part.degrees,
         negative,

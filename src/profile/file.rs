@@ -450,6 +450,16 @@ fn requests(
     )
 }
 
+/// `+01:00`: that of a device that knows no summer time.
+fn fixed_zone(text: &str) -> Option<TimeZone> {
+    let (sign, digits) =
+        text.strip_prefix('+').map(|rest| (1, rest)).or_else(|| Some((-1, text.strip_prefix('-')?)))?;
+    let (hours, minutes) = digits.split_once(':')?;
+    let two = |digits: &str| (digits.len() == 2).then(|| digits.parse::<u8>().ok())?.map(i32::from);
+    let (hours, minutes) = (two(hours)?, two(minutes).filter(|minutes| *minutes < 60)?);
+    jiff::tz::Offset::from_seconds(sign * (hours * 3_600 + minutes * 60)).ok().map(TimeZone::fixed)
+}
+
 fn time(part: TimePart) -> Result<TimeRule, Fault> {
     let span = part.path.span();
     let paths = part.path.into_inner().into_vec();
@@ -479,9 +489,9 @@ fn time(part: TimePart) -> Result<TimeRule, Fault> {
     };
     let zone = match part.zone {
         None => None,
-        Some(name) => match TimeZone::get(name.get_ref()) {
-            Ok(zone) => Some(zone),
-            Err(_) => return fault(&name.span(), "zone: expected `UTC` or a name such as `Europe/Amsterdam`"),
+        Some(name) => match fixed_zone(name.get_ref()).or_else(|| TimeZone::get(name.get_ref()).ok()) {
+            Some(zone) => Some(zone),
+            None => return fault(&name.span(), "zone: expected `UTC`, a name such as `Europe/Amsterdam`, or `+01:00`"),
         },
     };
     let plus_ns = part.plus_ns.map(|path| key_path(path.get_ref(), &path.span())).transpose()?;

@@ -75,6 +75,10 @@ pub struct Delimited {
     pub header: bool,
     /// A line that begins with it is passed over.
     pub comment: Option<Box<str>>,
+    /// Whether several separators one behind the other are as one: spaces that line up columns.
+    pub runs: bool,
+    /// How many of the last columns may be missing.
+    pub optional: usize,
 }
 
 /// Text of names and values.
@@ -149,6 +153,10 @@ pub(super) struct DelimitedPart {
     #[serde(default)]
     header: bool,
     comment: Option<String>,
+    #[serde(default)]
+    runs: bool,
+    #[serde(default)]
+    optional: usize,
 }
 
 #[derive(Deserialize)]
@@ -237,11 +245,16 @@ fn delimited(part: DelimitedPart, span: &Range<usize>) -> Result<Delimited, Faul
     if part.header && part.columns.is_empty() {
         return fault(span, "delimited: `header` needs the names in `columns`");
     }
+    if part.optional > 0 && part.optional >= part.columns.len() {
+        return fault(span, "delimited: expected fewer `optional` columns than there are in `columns`");
+    }
     Ok(Delimited {
         separator: separator.into(),
         columns: part.columns.into_iter().map(Into::into).collect(),
         header: part.header,
         comment: part.comment.map(Into::into),
+        runs: part.runs,
+        optional: part.optional,
     })
 }
 

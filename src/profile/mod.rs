@@ -240,6 +240,8 @@ pub struct FieldRule {
     pub decimal: Option<char>,
     /// Numbers of the payload that it is multiplied by.
     pub times: Vec<KeyPath>,
+    /// Numbers of the payload that are added after the conversion, with the scale of each.
+    pub plus: Vec<(KeyPath, f64)>,
     /// Where the payload says the power of ten that it is multiplied by.
     pub exponent: Option<KeyPath>,
     /// The number is negative where there is one of these texts: `S` for a latitude.
@@ -267,7 +269,7 @@ pub struct FieldRule {
 impl FieldRule {
     /// Whether its numbers are computed with, so that more digits than a double has are of no use.
     pub(crate) fn computes(&self) -> bool {
-        self.convert.is_some() || self.exponent.is_some() || !self.times.is_empty()
+        self.convert.is_some() || self.exponent.is_some() || !self.times.is_empty() || !self.plus.is_empty()
     }
 }
 

@@ -1,7 +1,8 @@
 //! Sample frames: a profile's own test, in the same file. A sample says what arrives, and all that must come of it.
 //!
 //! `hex` of a serial profile is what is on the wire: it goes through the framing and the checksum, and may hold noise before
-//! a frame, or several frames. So does `payload`, but for lines without a checksum: there it is the line itself.
+//! a frame, or several frames. So does `payload`, but for lines without a checksum that do not end with their delimiter: there
+//! it is the line itself.
 
 use std::collections::BTreeMap;
 use std::ops::Range;

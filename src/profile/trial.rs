@@ -110,7 +110,10 @@ impl Heard {
 /// The framing that a sample goes through, if it does.
 fn framing_of<'a>(profile: &'a Profile, sample: &Sample) -> Option<&'a Framing> {
     let Transport::Serial(line) = &profile.transport else { return None };
-    let line_itself = matches!(line.framing.kind, FramingKind::Delimiter(_)) && line.framing.checksum.is_none();
+    let line_itself = match &line.framing.kind {
+        FramingKind::Delimiter(delimiter) => line.framing.checksum.is_none() && !sample.payload.ends_with(delimiter),
+        _ => false,
+    };
     (sample.hex || !line_itself).then_some(&line.framing)
 }
 
@@ -206,10 +209,28 @@ fn bus(protocol: BusProtocol, profile: String) -> Bus {
     }
 }
 
-fn value_text(value: &Value) -> String {
+/// All digits that a meter has, without the last bits of a conversion.
+const DIGITS: usize = 13;
+/// Nobody has to write down more digits of a fraction.
+const DIGITS_WRITTEN: usize = 9;
+
+/// How many digits of a number count that is compared with this one.
+fn digits_of(wanted: Option<&Value>) -> usize {
+    match wanted {
+        Some(Value::Number(number)) if number.fract() != 0.0 => {
+            let digits =
+                format!("{number:e}").bytes().take_while(|byte| *byte != b'e').filter(u8::is_ascii_digit).count();
+            digits.clamp(DIGITS_WRITTEN, DIGITS)
+        }
+        _ => DIGITS,
+    }
+}
+
+fn value_text(value: &Value, digits: usize) -> String {
     match value {
-        // Nine digits: what a person writes down, without the last bits of a conversion.
-        Value::Number(number) => format!("{}", format!("{number:.8e}").parse::<f64>().unwrap_or(*number)),
+        Value::Number(number) => {
+            format!("{}", format!("{number:.0$e}", digits - 1).parse::<f64>().unwrap_or(*number))
+        }
         Value::Text(text) => format!("{text:?}"),
         Value::Flag(flag) => flag.to_string(),
     }
@@ -224,26 +245,29 @@ fn state_text(online: bool) -> &'static str {
 }
 
 fn describe_expected(expected: &Expected, values_rejected: usize) -> Vec<String> {
-    let mut lines = match expected {
-        Expected::State(online) => vec![state_text(*online).to_owned()],
-        Expected::Ignored => vec!["ignored".to_owned()],
-        Expected::RetainedWithoutTime => vec!["retained without a time".to_owned()],
-        Expected::Noise => vec!["noise".to_owned()],
-        Expected::Error(reason) => vec![format!("error {}", reason.as_str())],
-        Expected::Readings(readings) => readings
-            .iter()
-            .enumerate()
-            .flat_map(|(index, reading)| {
-                let device = reading.device.iter().map(move |device| format!("reading {index}: device {device:?}"));
-                let time = reading.time_ms.map(time_text).unwrap_or_else(|| "of arrival".to_owned());
-                let values = reading.values.iter();
-                device
-                    .chain([format!("reading {index}: time {time}")])
-                    .chain(values.map(move |(name, value)| format!("reading {index}: {name} = {}", value_text(value))))
-                    .collect::<Vec<_>>()
-            })
-            .collect(),
-    };
+    let mut lines =
+        match expected {
+            Expected::State(online) => vec![state_text(*online).to_owned()],
+            Expected::Ignored => vec!["ignored".to_owned()],
+            Expected::RetainedWithoutTime => vec!["retained without a time".to_owned()],
+            Expected::Noise => vec!["noise".to_owned()],
+            Expected::Error(reason) => vec![format!("error {}", reason.as_str())],
+            Expected::Readings(readings) => readings
+                .iter()
+                .enumerate()
+                .flat_map(|(index, reading)| {
+                    let device = reading.device.iter().map(move |device| format!("reading {index}: device {device:?}"));
+                    let time = reading.time_ms.map(time_text).unwrap_or_else(|| "of arrival".to_owned());
+                    let values = reading.values.iter();
+                    device
+                        .chain([format!("reading {index}: time {time}")])
+                        .chain(values.map(move |(name, value)| {
+                            format!("reading {index}: {name} = {}", value_text(value, DIGITS))
+                        }))
+                        .collect::<Vec<_>>()
+                })
+                .collect(),
+        };
     if values_rejected > 0 {
         lines.push(format!("{values_rejected} values rejected"));
     }
@@ -302,7 +326,9 @@ fn describe_found(heard: &Heard, sample: &Sample) -> Vec<String> {
                 let mut values: Vec<_> = batch.fields_of(reading).iter().collect();
                 values.sort_by(|a, b| a.measurement.name.cmp(&b.measurement.name));
                 let value = |field: &&crate::reading::Field| {
-                    format!("reading {index}: {} = {}", field.measurement.name, value_text(&field.value))
+                    let name = &*field.measurement.name;
+                    let wanted = wanted.and_then(|wanted| wanted.values.get(name));
+                    format!("reading {index}: {name} = {}", value_text(&field.value, digits_of(wanted)))
                 };
                 lines.extend(values.iter().map(value));
                 index += 1;
@@ -311,7 +337,10 @@ fn describe_found(heard: &Heard, sample: &Sample) -> Vec<String> {
         }
     }
     if !rejected.is_empty() {
-        lines.push(format!("{} values rejected", rejected.len()));
+        let reasons: Vec<&str> = rejected.iter().map(|reason| reason.as_str()).collect();
+        let why =
+            if rejected.len() == sample.values_rejected { String::new() } else { format!(" ({})", reasons.join(", ")) };
+        lines.push(format!("{} values rejected{why}", rejected.len()));
     }
     lines
 }

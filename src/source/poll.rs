@@ -150,7 +150,7 @@ mod tests {
                     said.push(format!("{} {request}", now.as_millis()));
                 }
                 Some(Turn::Missed { tell }) => {
-                    said.push(format!("{} missed{}", now.as_millis(), if tell { "!" } else { "" }))
+                    said.push(format!("{} missed{}", now.as_millis(), if tell { "!" } else { "" }));
                 }
                 None => {}
             }

@@ -19,13 +19,16 @@ pub(in crate::decode) fn delimited(text: &str, rules: &Delimited, doc: &mut Doc)
     if rules.comment.as_ref().is_some_and(|comment| text.starts_with(&**comment)) {
         return Err(Refusal::Ignored);
     }
-    let columns = || text.split(&*rules.separator).map(str::trim);
+    let text = if rules.runs { text.trim() } else { text };
+    let columns = || text.split(&*rules.separator).map(str::trim).filter(|column| !(rules.runs && column.is_empty()));
     if rules.header && columns().map(Some).eq(rules.columns.iter().map(|name| Some(&**name))) {
         return Err(Refusal::Ignored);
     }
     let (expected, found) = (rules.columns.len(), columns().count());
-    if expected > 0 && expected != found {
-        let detail = format!("expected {expected} columns, found {found}");
+    let least = expected.saturating_sub(rules.optional);
+    if expected > 0 && !(least..=expected).contains(&found) {
+        let least = if least < expected { format!("{least} to ") } else { String::new() };
+        let detail = format!("expected {least}{expected} columns, found {found}");
         return Err(Refusal::Wrong(Reason::WrongColumns, detail));
     }
     doc.begin(true);

@@ -110,6 +110,8 @@ pub(in crate::profile) struct ChecksumPart {
     mask: Option<u32>,
     #[serde(default)]
     plus: u32,
+    #[serde(default)]
+    avoid: Vec<u8>,
 }
 
 /// The framing of a profile: what `[serial]` says in short, `[framing]` and `[checksum]`.
@@ -361,6 +363,7 @@ fn checksum(part: Spanned<ChecksumPart>) -> Result<Checksum, Fault> {
         optional: part.optional,
         mask: part.mask.unwrap_or(u32::MAX),
         plus: part.plus,
+        avoid: part.avoid,
     })
 }
 
@@ -401,6 +404,7 @@ mod tests {
             optional: false,
             mask: u32::MAX,
             plus: 0,
+            avoid: Vec::new(),
         };
         assert_eq!(framing.checksum, Some(nmea));
         let framing = parse("[framing]\nkind = \"slip\"\n[checksum]\nkind = \"crc-16/x-25\"\n").unwrap();

@@ -205,6 +205,8 @@ pub struct Checksum {
     pub mask: u32,
     /// What is added to them.
     pub plus: u32,
+    /// Bytes that the checksum must not have: one more is sent instead.
+    pub avoid: Vec<u8>,
 }
 
 /// How a checksum is computed.

@@ -199,7 +199,12 @@ impl Checksum {
 
     /// What is written of a sum.
     fn finish(&self, sum: u32) -> u32 {
-        (sum & self.mask).wrapping_add(self.plus) & (u32::MAX >> (32 - 8 * self.width.clamp(1, 4)))
+        let sum = (sum & self.mask).wrapping_add(self.plus) & (u32::MAX >> (32 - 8 * self.width.clamp(1, 4)));
+        let mut bytes = sum.to_be_bytes();
+        for byte in bytes.iter_mut().rev().take(self.width).filter(|byte| self.avoid.contains(byte)) {
+            *byte = byte.wrapping_add(1);
+        }
+        u32::from_be_bytes(bytes)
     }
 
     fn number(&self, written: &[u8]) -> Option<u32> {
@@ -282,6 +287,7 @@ mod tests {
             optional: false,
             mask: u32::MAX,
             plus: 0,
+            avoid: Vec::new(),
         };
         let judged = |checksum: &Checksum, frame: &[u8]| Judge::new(Some(checksum), None).judge(frame).map(<[u8]>::len);
         assert_eq!(judged(&sum(1, None, -1), &[9, 1, 2, 3]), Ok(4));

@@ -578,6 +578,27 @@ fn a_sum_may_be_masked_and_moved_into_what_can_be_printed() {
 }
 
 #[test]
+fn a_checksum_may_avoid_bytes_that_mean_something_else() {
+    // An inverter's answer: each byte of its CRC that is `(`, a line feed or a carriage return is sent one higher.
+    let framing = framing(
+        "[framing]\nkind = \"markers\"\nstart = \"(\"\nend = \"\\r\"\n\
+         [checksum]\nkind = \"crc-16/xmodem\"\navoid = [0x28, 0x0d, 0x0a]\nat = -3\n",
+    );
+    let crc = crc::Crc::<u16>::new(&crc::CRC_16_XMODEM);
+    let mut moved = 0;
+    for number in 0..2_000 {
+        let mut frame = format!("({number}").into_bytes();
+        let sum = crc.checksum(&frame).to_be_bytes();
+        let sent = sum.map(|byte| if matches!(byte, 0x28 | 0x0d | 0x0a) { byte + 1 } else { byte });
+        moved += usize::from(sent != sum);
+        frame.extend(sent);
+        frame.push(b'\r');
+        assert_eq!(read_all(&framing, &frame), (vec![whole(&frame)], 0), "{number}");
+    }
+    assert!(moved > 20, "{moved}");
+}
+
+#[test]
 fn cobs_frames_end_with_a_zero_and_hold_any_byte() {
     let framing = framing(COBS);
     for payload in [&[0; 4][..], &[1, 0, 2], &[7; 300]] {

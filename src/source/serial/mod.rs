@@ -65,7 +65,7 @@ pub async fn run(
         Told::State(online) => intake.state(&device, &profile, online, clock::stamp()),
     };
     let mut reader = Reader::new(&settings, &framing, &port, counters, durable, accept);
-    reader.poller = poll.map(|poll| Poller::new(poll, link.clone(), counters, &settings.name));
+    reader.poller = poll.map(|poll| Poller::new(poll, link.clone(), counters, &settings.name, &framing));
     let connects = counters.counter(Count::Connects, &settings.name);
     let errors = counters.counter(Count::ConnectionErrors, &settings.name);
     let line = Line {
@@ -257,10 +257,18 @@ impl<'a, A: FnMut(Told<'_>) -> u64> Reader<'a, A> {
 
     /// Takes what one read gave; nothing was read when it was silent for so long that it says something.
     fn take(&mut self, framer: &mut Framer, bytes: &[u8]) {
-        let Self { frames, port, too_long, damaged, .. } = self;
+        let Self { frames, port, too_long, damaged, noise, poller, .. } = self;
         frames.reset(clock::stamp());
+        let mut answered = false;
         let found = |found: Found<'_>| match found {
-            Found::Frame(frame) => frames.push(port, frame, false),
+            // Of a device that is asked, what comes first may be the request itself.
+            Found::Frame(frame) if poller.as_mut().is_some_and(|poller| poller.is_echo(frame)) => {
+                noise.add(frame.len() as u64);
+            }
+            Found::Frame(frame) => {
+                answered = true;
+                frames.push(port, frame, false);
+            }
             Found::TooLong(beginning) => {
                 too_long.add(1);
                 // How long it will be is not known: longer than the maximum, at least by one.
@@ -280,7 +288,8 @@ impl<'a, A: FnMut(Told<'_>) -> u64> Reader<'a, A> {
         if self.frames.is_empty() {
             return;
         }
-        let state = self.poller.as_mut().and_then(Poller::heard);
+        // What is damaged is no answer: noise on the line of a device that is gone is so, too.
+        let state = self.poller.as_mut().filter(|_| answered).and_then(Poller::heard);
         self.tell(state);
         self.pending.settled();
         if self.pending.bytes > PENDING_BYTES_MAX {

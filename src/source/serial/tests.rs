@@ -57,7 +57,7 @@ impl Rig {
         };
         let durable = self.durable.subscribe();
         let mut reader = Reader::new(&self.settings, &self.framing, "/dev/test", &self.counters, durable, accept);
-        reader.poller = poll.map(|(poll, link)| Poller::new(poll, link, &self.counters, "serial.test"));
+        reader.poller = poll.map(|(poll, link)| Poller::new(poll, link, &self.counters, "serial.test", &self.framing));
         reader.read_all(stream, &mut self.stop.subscribe()).await
     }
 
@@ -135,6 +135,42 @@ async fn a_device_that_is_asked_answers_and_one_that_does_not_is_told() {
 }
 
 #[tokio::test]
+async fn an_adapter_that_gives_requests_back_is_no_device() {
+    let (mut device, port) = terminal();
+    let rig = Rig::new();
+    let links = crate::status::Links::default();
+    let poll = Poll {
+        start: Vec::new(),
+        requests: vec![b"A?\r\n".to_vec(), b"B?\r\n".to_vec()],
+        every: Duration::from_millis(300),
+        timeout: Duration::from_millis(100),
+    };
+    let detail = || links.snapshot().values().next().map(|link| link.detail.clone()).unwrap_or_default();
+    let adapter = async {
+        let mut request = [0; 4];
+        for round in 0.. {
+            device.read_exact(&mut request).await.unwrap();
+            device.write_all(&request).await.unwrap();
+            // The device itself answers one of the two in the first rounds, and what it says may begin like the question.
+            if round < 6 && request[0] == b'A' {
+                device.write_all(b"A?1\r\n").await.unwrap();
+            }
+            if round > 6 && detail() == "the device does not answer" {
+                break;
+            }
+        }
+        rig.stop.send_replace(true);
+    };
+    let asked = rig.ask(port, Some((poll, links.link("serial.test"))));
+    let ((end, _), ()) = timeout(Duration::from_secs(20), async { tokio::join!(asked, adapter) }).await.unwrap();
+    assert_eq!(end, End::Stopped);
+    let lines = rig.lines.lock().unwrap();
+    assert!(lines.iter().all(|line| !line.ends_with('?')), "an echo was taken for an answer: {lines:?}");
+    let states: Vec<_> = lines.iter().filter(|line| !line.starts_with('A')).collect();
+    assert_eq!(states, ["online", "offline"], "{lines:?}");
+}
+
+#[tokio::test]
 async fn a_line_that_never_ends_costs_only_itself() {
     let (mut device, port) = terminal();
     let rig = Rig::new();
@@ -166,6 +202,7 @@ fn checked(kind: FramingKind, gap: Option<Duration>) -> Framing {
         optional: false,
         mask: u32::MAX,
         plus: 0,
+        avoid: Vec::new(),
     };
     Framing { checksum: Some(sum), gap, payload: Some(Span { from: 0, to: Some(-1) }), ..Framing::new(kind, 64) }
 }
