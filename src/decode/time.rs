@@ -16,6 +16,10 @@ pub enum TimeFormat {
     Epoch,
     /// Milliseconds since then.
     EpochMs,
+    /// Microseconds since then.
+    EpochUs,
+    /// Nanoseconds since then.
+    EpochNs,
     /// Seconds as SenML (RFC 8428) counts them: from 2^28 on since 1970, below that from now on, and now is the arrival.
     Senml,
     /// `YYMMDDhhmmss` with `S` for summer and `W` for winter time of Central Europe, as P1 ports say it; without either
@@ -34,6 +38,8 @@ impl TimeFormat {
             "local" => Self::Local,
             "epoch" => Self::Epoch,
             "epoch_ms" => Self::EpochMs,
+            "epoch_us" => Self::EpochUs,
+            "epoch_ns" => Self::EpochNs,
             "senml" => Self::Senml,
             "dsmr" => Self::Dsmr,
             // Formatting nothing checks the pattern's words.
@@ -46,7 +52,7 @@ impl TimeFormat {
 impl TimeFormat {
     /// Whether it is one of digits at their places, and no number.
     pub(super) fn is_text(&self) -> bool {
-        !matches!(self, Self::Epoch | Self::EpochMs | Self::Senml)
+        !matches!(self, Self::Epoch | Self::EpochMs | Self::EpochUs | Self::EpochNs | Self::Senml)
     }
 }
 
@@ -79,6 +85,8 @@ pub(super) fn number(value: f64, format: &TimeFormat) -> Parsed {
         TimeFormat::Senml => value * 1000.0,
         TimeFormat::Epoch => value * 1000.0,
         TimeFormat::EpochMs => value,
+        TimeFormat::EpochUs => value / 1e3,
+        TimeFormat::EpochNs => value / 1e6,
         _ => return Parsed::Wrong,
     };
     if ms.is_finite() && (0.0..=LAST_MS as f64).contains(&ms) { Parsed::At(ms.round() as i64) } else { Parsed::Wrong }
@@ -90,7 +98,7 @@ pub(super) fn text(text: &str, format: &TimeFormat, zone: Option<&TimeZone>) -> 
     let text = text.trim();
     let parsed = match format {
         TimeFormat::Rfc3339 => text.parse::<Timestamp>().ok(),
-        TimeFormat::Epoch | TimeFormat::EpochMs | TimeFormat::Senml => {
+        TimeFormat::Epoch | TimeFormat::EpochMs | TimeFormat::EpochUs | TimeFormat::EpochNs | TimeFormat::Senml => {
             return text.parse().map_or(Parsed::Wrong, |value| number(value, format));
         }
         TimeFormat::Dsmr => return dsmr(text, zone),
@@ -161,6 +169,8 @@ mod tests {
             ("2026-03-29T02:30:00", "local", true, Parsed::At(1_774_747_800_000)),
             ("1777896000.5", "epoch", false, Parsed::At(1_777_896_000_500)),
             ("1777896000500", "epoch_ms", false, Parsed::At(1_777_896_000_500)),
+            ("1777896000500000", "epoch_us", false, Parsed::At(1_777_896_000_500)),
+            ("1777896000500000000", "epoch_ns", false, Parsed::At(1_777_896_000_500)),
             ("1777896000.5", "senml", false, Parsed::At(1_777_896_000_500)),
             ("268435456", "senml", false, Parsed::At(268_435_456_000)),
             ("268435455.5", "senml", false, Parsed::FromArrival(268_435_455_500)),

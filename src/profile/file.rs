@@ -473,8 +473,8 @@ fn time(part: TimePart) -> Result<TimeRule, Fault> {
                 return fault(
                     &span,
                     format!(
-                        "time format `{word}`: expected `rfc3339`, `local`, `epoch`, `epoch_ms`, `senml`, `dsmr` or a \
-                         pattern with %"
+                        "time format `{word}`: expected `rfc3339`, `local`, `epoch`, `epoch_ms`, `epoch_us`, `epoch_ns`, \
+                         `senml`, `dsmr` or a pattern with %"
                     ),
                 );
             }
