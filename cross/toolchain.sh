@@ -138,7 +138,7 @@ SCRIPT
 }
 
 # needed_glibc FILE: the newest version of glibc's symbols that it uses, such as 2.30; nothing for a static one.
-needed_glibc() { readelf -V --wide "$1" | grep -o 'GLIBC_[0-9.]*' | sort -uV | tail -n 1 | sed 's/GLIBC_//'; }
+needed_glibc() { readelf -V --wide "$1" | { grep -o 'GLIBC_[0-9.]*' || true; } | sort -uV | tail -n 1 | sed 's/GLIBC_//'; }
 
 # fetch_sysroot: sets sysroot to a directory with the oldest C library that the result has to run on, for qemu. It is Debian
 # 11's own, fetched with lists of its own, so that the machine's sources stay as they are.
