@@ -13,14 +13,16 @@ give_up() { say "$*"; exit 1; }
 # The oldest C library that the result has to run on: Debian 11, Raspberry Pi OS bullseye, Ubuntu 20.04.
 glibc=2.31
 
-# know_target TARGET: sets arch (Debian's name), zig (its name of the target, with the C library's version) and
-# cpu (what the C compiler may use), or says which targets there are.
+# know_target TARGET: sets arch (Debian's name), zig (its name of the target, with the C library's version),
+# cpu (what the C compiler may use) and more (what it uses besides, but not for zig's own start files: Thumb-2, which every
+# ARMv7 has and which takes fewer bytes), or says which targets there are.
 know_target() {
     local armv6='-mcpu=generic+v6+strict_align+vfp2-d32'
-    target=$1 cpu=''
+    target=$1 cpu='' more=''
     case $target in
         aarch64-unknown-linux-gnu) arch=arm64 zig=aarch64-linux-gnu.$glibc ;;
-        armv7-unknown-linux-gnueabihf) arch=armhf zig=arm-linux-gnueabihf.$glibc cpu='-mcpu=generic+v7a+vfp3-d32+thumb2-neon' ;;
+        armv7-unknown-linux-gnueabihf)
+            arch=armhf zig=arm-linux-gnueabihf.$glibc cpu='-mcpu=generic+v7a+vfp3-d32+thumb2-neon' more=+thumb_mode ;;
         arm-unknown-linux-gnueabihf) arch=armv6 zig=arm-linux-gnueabihf.$glibc cpu=$armv6 ;;
         x86_64-unknown-linux-gnu) arch=amd64 zig=x86_64-linux-gnu.$glibc ;;
         aarch64-unknown-linux-musl) arch=arm64-musl zig=aarch64-linux-musl ;;
@@ -122,16 +124,18 @@ write_compilers() {
 compiler_script() {
     cat <<SCRIPT
 #!/bin/sh
-compile=
+compile= more=$more
 for argument; do
     shift
     case \$argument in
         --target=* | -march=* | -mfpu=* | -mfloat-abi=*) continue ;;
         -c) compile=yes ;;
+        # Assembly is written for one of them.
+        *.[sS]) more= ;;
     esac
     set -- "\$@" "\$argument"
 done
-[ -z "\$compile" ] || exec "$binary" $1 -g0 -fno-sanitize=all -target $zig $cpu "\$@"
+[ -z "\$compile" ] || exec "$binary" $1 -g0 -fno-sanitize=all -target $zig $cpu\$more "\$@"
 export CARGO_ZIGBUILD_ZIG_COMMAND="$binary" CARGO_ZIGBUILD_ZIG_VERSION=$zig_version
 exec cargo-zigbuild zig $1 -- -g0 -fno-sanitize=all -target $zig $cpu "\$@"
 SCRIPT
