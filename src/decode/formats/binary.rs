@@ -35,15 +35,16 @@ fn items(bytes: &[u8], rules: &Items, doc: &mut Doc) -> (usize, Option<String>) 
     let (mut at, mut count) = (rules.from, 0);
     loop {
         let rest = bytes.get(at..).unwrap_or_default();
-        // What is short of the longest frame is filled with zeros by some.
-        if rest.iter().all(|byte| *byte == 0) || doc.is_full() {
-            return (count, None);
-        }
         let fits = |item: &&Item| {
             let is = |(tag, byte): (&Option<u8>, &u8)| tag.is_none_or(|tag| tag == *byte);
             rest.len() >= item.tag.len() && item.tag.iter().zip(rest).all(is)
         };
         let item = rules.known.iter().find(fits);
+        // What is short of the longest frame is filled with zeros by some, where no item begins so.
+        let is_filled = item.is_none() && rest.iter().all(|byte| *byte == 0);
+        if rest.is_empty() || is_filled || doc.is_full() {
+            return (count, None);
+        }
         let Some(width) = item.or(rules.known.first()).map(|item| item.tag.len()) else { return (count, None) };
         let tag = rest.get(..width).unwrap_or(rest);
         let cut = || (count, Some(format!("byte {at}: item {} ends behind the frame", hex(tag))));
@@ -229,6 +230,10 @@ mod tests {
         ] {
             assert_eq!(read(&items, bytes), (expected.to_owned(), Ok(unread.map(str::to_owned))), "{bytes:?}");
         }
+        // A tag of zeros, and a value of zero, fill nothing.
+        let zero =
+            of(&include_str!("../../../fuzz/profiles/items.toml").replace("\"01\" = \"a u8\"", "\"00\" = \"a u8\""));
+        assert_eq!(read(&zero, &[9, 0, 0, 0, 0]), ("first=9 a=0 a=0".to_owned(), Ok(None)));
         // Nothing of it at all can be read.
         let (_, outcome) = read(&items, &[]);
         assert!(matches!(outcome, Err(Refusal::Wrong(..))), "{outcome:?}");
