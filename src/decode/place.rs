@@ -31,16 +31,18 @@ impl<'a> Place<'a> {
         {
             let captured = || self.captures.iter().find(|(own, _)| own == name).map(|(_, word)| word.to_string());
             return match &**name {
-                "@key" => self.key().or_else(captured),
+                "@key" => self.key(0).or_else(captured),
+                "@outer" => self.key(1).or_else(captured),
                 _ => captured(),
             };
         }
         self.doc.word(self.find(path)?)
     }
 
-    /// The key or position of the place where the part begins; the whole payload has none.
-    fn key(&self) -> Option<String> {
-        let (node, around) = match self.nodes.get(..self.depth)? {
+    /// The key or position of the place where the part begins, or of what is so many levels around it; the whole payload has
+    /// none.
+    fn key(&self, outward: usize) -> Option<String> {
+        let (node, around) = match self.nodes.get(..self.depth.checked_sub(outward)?)? {
             [.., around, node] => (*node, *around),
             _ => return None,
         };

@@ -270,6 +270,34 @@ fn a_line_beside_the_pattern_is_passed_over_where_that_is_wanted() {
 }
 
 #[test]
+fn lists_of_samples_below_the_names_of_devices_are_told_apart() {
+    let mut decoder = own_mqtt(
+        "format = \"json\"\n[mqtt]\ntopics = [\"v1/gateway/{path...}\"]\n\
+         [[part]]\neach = \"*.*\"\ndevice = \"@outer\"\n[part.time]\npath = \"ts\"\nformat = \"epoch_ms\"\n\
+         [[part.field]]\npath = \"values.*\"\nname = \"{1}_{@path}\"\n",
+    );
+    let mut batch = Batch::default();
+    let payload = "{\"A\":[{\"ts\":1483228800000,\"values\":{\"t\":42}},{\"ts\":1483228801000,\"values\":{\"t\":43}}],\
+                    \"B\":[{\"ts\":1483228800000,\"values\":{\"t\":40}}]}";
+    assert_eq!(decoder.decode(&frame("v1/gateway/x/y", payload), NOW, &mut batch), Outcome::Readings(3));
+    let found: Vec<_> = batch
+        .records
+        .iter()
+        .map(|record| match record {
+            Record::Reading(reading) => {
+                (&*reading.device, reading.time_ms, batch.fields_of(reading)[0].measurement.name.to_string())
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let name = || "t_x_y".to_owned();
+    assert_eq!(
+        found,
+        [("A", 1_483_228_800_000, name()), ("A", 1_483_228_801_000, name()), ("B", 1_483_228_800_000, name())]
+    );
+}
+
+#[test]
 fn two_keys_that_give_one_name_are_both_kept() {
     let mut decoder = decoder(&["generic/json"]);
     let mut batch = Batch::default();

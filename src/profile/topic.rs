@@ -1,7 +1,8 @@
 //! Topic patterns of profiles: MQTT topic filters whose wildcards have names.
 //!
 //! `tele/{device}/SENSOR` captures one level, `zigbee2mqtt/{device...}` all that follow, `tele/{device...}/SENSOR` up to
-//! [`LEVELS_MAX`] levels in the middle, and any other name one level that the rules can look up as `@name`. `+` and a `#` at the end match as in MQTT and capture nothing.
+//! [`LEVELS_MAX`] levels in the middle, and any other name one level, or with dots several, that the rules can look up as
+//! `@name`. `+` and a `#` at the end match as in MQTT and capture nothing.
 
 use super::path::PatternError;
 
@@ -17,10 +18,18 @@ enum Level {
     },
     /// `{sensor}`: a level with a name of its own.
     Named(Box<str>),
-    /// `{device...}` (one level or more) or `#` (none or more, and it captures nothing).
+    /// `{device...}`: one level or more; `#`: none or more, and it captures nothing.
     Many {
         device: bool,
     },
+    /// `{path...}`: one level or more with a name of their own.
+    ManyNamed(Box<str>),
+}
+
+impl Level {
+    fn is_many(&self) -> bool {
+        matches!(self, Self::Many { .. } | Self::ManyNamed(_))
+    }
 }
 
 /// A parsed topic pattern.
@@ -52,15 +61,17 @@ impl TopicPattern {
                     let is_name = |name: &&str| {
                         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
                     };
-                    match name.filter(is_name) {
-                        Some(name) => Level::Named(name.into()),
-                        None => return error("expected `{device}`, `{device...}` or `{name}` as a whole level"),
+                    let many = name.and_then(|name| name.strip_suffix("..."));
+                    match (name.filter(is_name), many.filter(is_name)) {
+                        (Some(name), _) => Level::Named(name.into()),
+                        (_, Some(name)) => Level::ManyNamed(name.into()),
+                        _ => return error("expected `{device}`, `{name}`, or with dots `{name...}`, as a whole level"),
                     }
                 }
                 _ => Level::Text(level.into()),
             });
         }
-        let wild = |level: &&Level| matches!(level, Level::Many { .. });
+        let wild = |level: &&Level| level.is_many();
         let device = |level: &&Level| matches!(level, Level::One { device: true } | Level::Many { device: true });
         if levels.iter().filter(wild).count() > 1 {
             return error("only one level may stand for several");
@@ -93,7 +104,7 @@ impl TopicPattern {
     /// The same, and gives what the other names capture.
     pub fn matches_with<'t>(&self, topic: &'t str, mut capture: impl FnMut(&str, &'t str)) -> Option<&'t str> {
         let count = topic.split('/').count();
-        let fixed = self.levels.iter().filter(|level| !matches!(level, Level::Many { .. })).count();
+        let fixed = self.levels.iter().filter(|level| !level.is_many()).count();
         let spare = count.checked_sub(fixed)?;
         let mut device = "";
         let mut rest = Some(topic);
@@ -101,9 +112,10 @@ impl TopicPattern {
         let mut many = false;
         for (index, level) in self.levels.iter().enumerate() {
             let take = match level {
-                Level::Many { device: named } => {
+                Level::Many { .. } | Level::ManyNamed(_) => {
                     many = true;
-                    if (*named && spare == 0) || (index != last && spare > LEVELS_MAX) {
+                    let named = *level != Level::Many { device: false };
+                    if (named && spare == 0) || (index != last && spare > LEVELS_MAX) {
                         return None;
                     }
                     spare
@@ -119,7 +131,7 @@ impl TopicPattern {
                 Level::Text(text) if **text == *word => {}
                 Level::Text(_) => return None,
                 Level::One { device: true } | Level::Many { device: true } => device = word,
-                Level::Named(name) => capture(name, word),
+                Level::Named(name) | Level::ManyNamed(name) => capture(name, word),
                 Level::One { .. } | Level::Many { .. } => {}
             }
         }
@@ -130,14 +142,14 @@ impl TopicPattern {
     #[must_use]
     pub fn filters(&self) -> Vec<String> {
         let last = self.levels.len() - 1;
-        let inner = self.levels.iter().take(last).any(|level| matches!(level, Level::Many { .. }));
+        let inner = self.levels.iter().take(last).any(Level::is_many);
         (1..=if inner { LEVELS_MAX } else { 1 })
             .map(|levels| {
                 let words = self.levels.iter().enumerate().map(|(index, level)| match level {
                     Level::Text(text) => text.to_string(),
                     Level::One { .. } | Level::Named(_) => "+".to_owned(),
-                    Level::Many { .. } if index == last => "#".to_owned(),
-                    Level::Many { .. } => vec!["+"; levels].join("/"),
+                    Level::Many { .. } | Level::ManyNamed(_) if index == last => "#".to_owned(),
+                    Level::Many { .. } | Level::ManyNamed(_) => vec!["+"; levels].join("/"),
                 });
                 words.collect::<Vec<_>>().join("/")
             })
@@ -213,11 +225,30 @@ mod tests {
         let expected = [("kind", "sensor"), ("sensor", "dew_point")].map(|(a, b)| (a.to_owned(), b.to_owned()));
         assert_eq!(found, expected);
         assert_eq!(pattern.filters(), ["home/+/+/+/state"]);
+        // A tree of any depth, as Victron's Venus OS publishes it.
+        let pattern = TopicPattern::parse("N/{portal}/{service}/{device}/{path...}").unwrap();
+        for (topic, path) in [("N/c0/battery/0/Dc/0/Voltage", "Dc/0/Voltage"), ("N/c0/battery/0/Soc", "Soc")] {
+            found.clear();
+            pattern.matches_with(topic, |name, word| found.push((name.to_owned(), word.to_owned())));
+            assert_eq!(found.last(), Some(&("path".to_owned(), path.to_owned())));
+        }
+        assert_eq!(pattern.matches("N/c0/battery/0"), None);
+        assert_eq!(pattern.filters(), ["N/+/+/+/#"]);
     }
 
     #[test]
     fn wrong_patterns_are_refused() {
-        for pattern in ["", "a/#/b", "a/x+", "{device}/{device}", "a/{sen-sor}", "{device...}/#", "x{device}"] {
+        for pattern in [
+            "",
+            "a/#/b",
+            "a/x+",
+            "{device}/{device}",
+            "a/{sen-sor}",
+            "{device...}/#",
+            "{a...}/{b...}",
+            "{...}",
+            "x{device}",
+        ] {
             assert!(TopicPattern::parse(pattern).is_err(), "{pattern}");
         }
     }
