@@ -106,9 +106,8 @@ fn parse(bytes: &[u8]) -> Result<[u8; KEY_BYTES], String> {
 }
 
 fn decode(text: &str) -> Option<[u8; KEY_BYTES]> {
-    let bytes = if text.len() == 2 * KEY_BYTES && text.is_ascii() {
-        let digit = |at: usize| text.get(at..at + 2).filter(|pair| pair.bytes().all(|byte| byte.is_ascii_hexdigit()));
-        (0..2 * KEY_BYTES).step_by(2).map(|at| u8::from_str_radix(digit(at)?, 16).ok()).collect::<Option<Vec<u8>>>()?
+    let bytes = if text.len() == 2 * KEY_BYTES {
+        hex::decode(text).ok()?
     } else {
         STANDARD.decode(text).or_else(|_| STANDARD_NO_PAD.decode(text)).ok()?
     };

@@ -8,7 +8,6 @@ use std::fmt;
 
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::formats::binary::hex;
 use crate::profile::Path;
 
 /// A payload with more values than this is refused: its nodes would take many times its own size in memory.
@@ -364,7 +363,7 @@ impl<'de> Visitor<'de> for Build<'_> {
     }
 
     fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<(), E> {
-        let text = self.doc.span(&hex(bytes));
+        let text = self.doc.span(&hex::encode(bytes));
         self.leaf(Kind::Text(text))
     }
 

@@ -101,7 +101,19 @@ impl Decoder {
             while let Some(nodes) = self.places.pop_back() {
                 let Some(&index) = nodes.last() else { continue };
                 let Some(Kind::Text(text)) = self.doc.kind(index) else { continue };
-                let Some(bytes) = inside.bytes(self.doc.text(text)) else { continue };
+                let text = self.doc.text(text);
+                let Some(bytes) = inside.bytes(text) else {
+                    if inside.alone && !text.is_empty() {
+                        self.rejected.push(Reason::WrongType);
+                        let found = quoted(text);
+                        let expected = inside.coding.words();
+                        first.get_or_insert_with(|| format!("expected {expected}, found {found}"));
+                    }
+                    continue;
+                };
+                if !bytes.starts_with(&inside.starts) {
+                    continue;
+                }
                 // Bytes of another kind are for the next rule, or for none.
                 let Ok(unread) = formats::binary::binary(&bytes, &inside.layout, &mut self.inner) else { continue };
                 if !self.doc.replace(index, &self.inner) {

@@ -504,6 +504,9 @@ fn bytes_in_a_text_are_taken_apart_where_they_begin_as_they_must() {
         batch.clear();
         decoder.decode(&frame("t/x", payload), NOW, &mut batch);
         assert_eq!(values(&batch), expected, "{payload}");
+        // Where nothing else can stand, a text that is no bytes is told.
+        let rejected: &[Reason] = if payload.contains("OP*") { &[Reason::WrongType] } else { &[] };
+        assert_eq!(decoder.values_rejected(), rejected, "{payload}");
     }
 }
 

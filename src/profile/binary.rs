@@ -201,7 +201,7 @@ fn items(part: ItemsPart, little: bool, span: &Range<usize>) -> Result<Items, Fa
                 if pair == "??" {
                     Some(None)
                 } else {
-                    unhex(pair).filter(|byte| byte.len() == 1).map(|byte| Some(byte[0]))
+                    hex::decode(pair).ok().filter(|byte| byte.len() == 1).map(|byte| Some(byte[0]))
                 }
             })
             .collect();
@@ -251,11 +251,4 @@ fn item_value(tag: &str, text: &str, little: bool, span: &Range<usize>) -> Resul
             ),
         ),
     }
-}
-
-pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    // A sign is no digit, though the parser of the standard library takes it.
-    let digits = text.len().is_multiple_of(2) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if digits { text.as_bytes().chunks(2).map(pair).collect() } else { None }
 }

@@ -283,7 +283,7 @@ fn build(parts: ProfileFile) -> Result<Profile, Fault> {
         }
     };
     Ok(Profile {
-        inside: parts.inside.into_iter().map(format::inside).collect::<Result<Vec<_>, _>>()?.concat(),
+        inside: format::all_inside(parts.inside)?,
         ignore_without_value,
         id: Arc::from(id.as_str()),
         description: parts.description.into_inner(),

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::binary::{Binary, BinaryPart, ItemsPart, binary, unhex};
+use super::binary::{Binary, BinaryPart, ItemsPart, binary};
 use super::file::{Fault, OneOrMany, fault, place};
 use super::path::Path;
 use super::registers::{self, Registers, RegistersPart};
@@ -105,6 +105,8 @@ pub struct Inside {
     pub coding: Coding,
     /// What the bytes begin with; others are left alone.
     pub starts: Box<[u8]>,
+    /// Whether such a text can be nothing else: no other rule is for this place, and nothing tells by what it begins with.
+    pub alone: bool,
     /// What is where.
     pub layout: Binary,
 }
@@ -112,22 +114,39 @@ pub struct Inside {
 /// How a text writes bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coding {
-    /// Two hexadecimal digits a byte.
+    /// Two hexadecimal digits a byte, perhaps behind `0x`, with spaces, `:` or `-` between them.
     Hex,
-    /// Base64 (RFC 4648), with or without `=` at its end.
+    /// Base64 or base64url (RFC 4648), with or without `=` at its end.
     Base64,
 }
 
+impl Coding {
+    /// What it is, for a person.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Hex => "bytes in hexadecimal digits",
+            Self::Base64 => "bytes in base64",
+        }
+    }
+}
+
 impl Inside {
-    /// The bytes of a text, if they begin as they must.
+    /// The bytes that a text writes; `None` if it does not.
     #[must_use]
     pub fn bytes(&self, text: &str) -> Option<Vec<u8>> {
-        let text = text.trim();
-        let bytes = match self.coding {
-            Coding::Hex => unhex(text),
-            Coding::Base64 => STANDARD_NO_PAD.decode(text.trim_end_matches('=')).ok(),
-        };
-        bytes.filter(|bytes| bytes.starts_with(&self.starts))
+        match self.coding {
+            Coding::Hex => {
+                let text = text.trim();
+                let text = text.strip_prefix("0x").unwrap_or(text);
+                let digits: Vec<u8> = text.bytes().filter(|byte| !b" :-".contains(byte)).collect();
+                hex::decode(digits).ok()
+            }
+            Coding::Base64 => {
+                let text = text.trim().trim_end_matches('=');
+                STANDARD_NO_PAD.decode(text).or_else(|_| URL_SAFE_NO_PAD.decode(text)).ok()
+            }
+        }
     }
 }
 
@@ -282,8 +301,18 @@ fn regex(part: &RegexPart) -> Result<TextPattern, Fault> {
     }
 }
 
+/// The rules of a profile.
+pub(super) fn all_inside(parts: Vec<Spanned<InsidePart>>) -> Result<Vec<Inside>, Fault> {
+    let mut all = parts.into_iter().map(inside).collect::<Result<Vec<_>, _>>()?.concat();
+    for index in 0..all.len() {
+        let same = |other: &Inside| other.path == all[index].path;
+        all[index].alone = all[index].starts.is_empty() && all.iter().filter(|other| same(other)).count() == 1;
+    }
+    Ok(all)
+}
+
 /// A rule for each of the paths.
-pub(super) fn inside(part: Spanned<InsidePart>) -> Result<Vec<Inside>, Fault> {
+fn inside(part: Spanned<InsidePart>) -> Result<Vec<Inside>, Fault> {
     let span = part.span();
     let part = part.into_inner();
     let coding = match part.text.get_ref().as_str() {
@@ -292,7 +321,7 @@ pub(super) fn inside(part: Spanned<InsidePart>) -> Result<Vec<Inside>, Fault> {
         other => return fault(&part.text.span(), format!("text `{other}`: expected `hex` or `base64`")),
     };
     let digits: String = part.starts.iter().flat_map(|text| text.split_ascii_whitespace()).collect();
-    let Some(starts) = unhex(&digits) else {
+    let Ok(starts) = hex::decode(digits) else {
         return fault(&span, "starts: expected pairs of hexadecimal digits");
     };
     let layout =
@@ -301,7 +330,7 @@ pub(super) fn inside(part: Spanned<InsidePart>) -> Result<Vec<Inside>, Fault> {
     let path_span = part.path.span();
     let inside = |text: &String| {
         let path = place(text, &path_span)?;
-        Ok(Inside { path, coding, starts: starts.clone(), layout: layout.clone() })
+        Ok(Inside { path, coding, starts: starts.clone(), alone: false, layout: layout.clone() })
     };
     part.path.into_inner().into_vec().iter().map(inside).collect()
 }

@@ -1,6 +1,5 @@
 //! Frames of bytes at fixed places.
 
-use std::fmt::Write as _;
 
 use super::{Refusal, fits, malformed};
 use crate::decode::doc::{Doc, Leaf};
@@ -47,7 +46,7 @@ fn items(bytes: &[u8], rules: &Items, doc: &mut Doc) -> (usize, Option<String>) 
         }
         let Some(width) = item.or(rules.known.first()).map(|item| item.tag.len()) else { return (count, None) };
         let tag = rest.get(..width).unwrap_or(rest);
-        let cut = || (count, Some(format!("byte {at}: item {} ends behind the frame", hex(tag))));
+        let cut = || (count, Some(format!("byte {at}: item {} ends behind the frame", hex::encode(tag))));
         let body = rest.get(width..).unwrap_or_default();
         let (skipped, body) = match rules.length {
             None => (width, body),
@@ -66,7 +65,7 @@ fn items(bytes: &[u8], rules: &Items, doc: &mut Doc) -> (usize, Option<String>) 
                 at += if whole { skipped } else { width + taken };
             }
             None if rules.length.is_some() => at += skipped,
-            None => return (count, Some(format!("byte {at}: no item of the profile begins with {}", hex(tag)))),
+            None => return (count, Some(format!("byte {at}: no item of the profile begins with {}", hex::encode(tag)))),
         }
     }
 }
@@ -132,29 +131,19 @@ pub(super) fn put(bytes: &[u8], key: &str, kind: BinaryKind, little: bool, doc: 
             for digit in bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]) {
                 if digit > 9 {
                     // Not a number: the rules say so, if they want it.
-                    return doc.put(key, Leaf::Text(&hex(&bytes)));
+                    return doc.put(key, Leaf::Text(&hex::encode(&bytes)));
                 }
                 number = number * 10 + i128::from(digit);
             }
             doc.put(key, Leaf::Whole(number));
         }
         // In capitals, as data sheets and labels print identifiers.
-        BinaryKind::Hex(_) => doc.put(key, Leaf::Text(&hex(bytes).to_ascii_uppercase())),
+        BinaryKind::Hex(_) => doc.put(key, Leaf::Text(&hex::encode(bytes).to_ascii_uppercase())),
         BinaryKind::Text(_) => {
             let text: String = bytes.iter().map(|byte| char::from(*byte)).collect();
             doc.put(key, Leaf::Text(text.trim_end_matches(['\0', ' '])));
         }
     }
-}
-
-/// Bytes as hexadecimal digits.
-pub(in crate::decode) fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 #[cfg(test)]

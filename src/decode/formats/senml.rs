@@ -218,9 +218,9 @@ fn put(pack: &Doc, own: &Own<'_>, cbor: bool, base: &Base, doc: &mut Doc) {
     }
     match own.data.map(|node| (node, node.kind)) {
         // Bytes of CBOR became hexadecimal digits.
-        Some((_, Kind::Text(digits))) if cbor => match unhex(pack.text(digits)) {
-            Some(bytes) => doc.put("data", Leaf::Text(&URL_SAFE_NO_PAD.encode(bytes))),
-            None => doc.put("data", Leaf::Text(pack.text(digits))),
+        Some((_, Kind::Text(digits))) if cbor => match hex::decode(pack.text(digits)) {
+            Ok(bytes) => doc.put("data", Leaf::Text(&URL_SAFE_NO_PAD.encode(bytes))),
+            Err(_) => doc.put("data", Leaf::Text(pack.text(digits))),
         },
         Some((node, _)) => copy("data", pack, node, doc),
         None => {}
@@ -256,11 +256,6 @@ fn add(number: f64, base: Option<f64>) -> f64 {
     let Some(base) = base else { return number };
     let sum = number + base;
     if sum.abs() < 100_000.0 { (sum * 1e10).round() / 1e10 } else { sum }
-}
-
-fn unhex(digits: &str) -> Option<Vec<u8>> {
-    let pair = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    if digits.len().is_multiple_of(2) { digits.as_bytes().chunks(2).map(pair).collect() } else { None }
 }
 
 /// Device and measurement; either may be empty.

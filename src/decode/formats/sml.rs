@@ -9,7 +9,6 @@
 //! It takes the whole transmission, from its first escape sequence to its checksum, or what that carries. Each message
 //! has a checksum of its own, which is compared in either case. Nothing is recursive, and no element reaches beyond the bytes.
 
-use super::binary::hex;
 use super::{Refusal, fits, malformed};
 use crate::decode::doc::{Doc, Leaf};
 use crate::reading::Reason;
@@ -258,7 +257,7 @@ fn value_list(reader: &mut Reader<'_>, doc: &mut Doc) -> Option<()> {
     let Element::List(count) = reader.element()? else { return None };
     let list = doc.begin_object("");
     if !server.is_empty() {
-        doc.put("server", Leaf::Text(&hex(server)));
+        doc.put("server", Leaf::Text(&hex::encode(server)));
     }
     if let Some(time) = time {
         doc.put("time", Leaf::Whole(time.into()));
@@ -309,7 +308,7 @@ fn entry<'a>(reader: &mut Reader<'a>, manufacturer: &mut Option<(usize, &'a [u8]
             match text(octets) {
                 Some(text) => doc.put("value", Leaf::Text(text)),
                 None if octets.is_empty() => doc.put("value", Leaf::Null),
-                None => doc.put("value", Leaf::Text(&hex(octets))),
+                None => doc.put("value", Leaf::Text(&hex::encode(octets))),
             }
         }
         Element::Flag(flag) => doc.put("value", Leaf::Flag(flag)),
@@ -331,7 +330,7 @@ fn entry<'a>(reader: &mut Reader<'a>, manufacturer: &mut Option<(usize, &'a [u8]
     }
     match status {
         Element::Octets([]) | Element::List(_) | Element::Flag(_) => {}
-        Element::Octets(octets) => doc.put("status", Leaf::Text(&hex(octets))),
+        Element::Octets(octets) => doc.put("status", Leaf::Text(&hex::encode(octets))),
         Element::Signed(_) | Element::Unsigned(_) => doc.put("status", Leaf::Whole(status.whole()?)),
     }
     if let Some(time) = time {

@@ -189,7 +189,7 @@ proptest! {
         let _ = sml(&bytes, &mut doc);
         let _ = sml(&transmission(&bytes), &mut doc);
         // With a right checksum more of it is looked at.
-        let digits = hex(&bytes);
+        let digits = hex::encode(&bytes);
         let _ = sml(&message(&format!("72 63 07 01 {digits}")), &mut doc);
         let _ = sml(&message(&format!("72 63 07 01 77 01 01 01 01 7f {digits}")), &mut doc);
         let nodes = doc.root().map_or(0, |_| doc.children(0).count());

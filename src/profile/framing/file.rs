@@ -105,6 +105,7 @@ pub(in crate::profile) struct ChecksumPart {
     after: Option<Spanned<Bytes>>,
     endian: Option<String>,
     encoding: Option<String>,
+    covers: Option<String>,
     #[serde(default)]
     optional: bool,
     mask: Option<u32>,
@@ -333,12 +334,14 @@ fn checksum(part: Spanned<ChecksumPart>) -> Result<Checksum, Fault> {
     let Some((kind, width)) = checksum_kind(if nmea { "xor8" } else { word }) else {
         return fault(&part.kind.span(), format!("checksum `{word}`: expected one of {}", names().join(", ")));
     };
-    let hex = match part.encoding.as_deref() {
-        None => nmea || part.after.is_some(),
-        Some("binary") => false,
-        Some("hex") => true,
-        Some(other) => return fault(&span, format!("encoding `{other}`: expected `binary` or `hex`")),
+    let is_hex = |key: &str, word: Option<&str>, unless_said: bool| match word {
+        None => Ok(unless_said),
+        Some("binary") => Ok(false),
+        Some("hex") => Ok(true),
+        Some(other) => fault(&span, format!("{key} `{other}`: expected `binary` or `hex`")),
     };
+    let hex = is_hex("encoding", part.encoding.as_deref(), nmea || part.after.is_some())?;
+    let covers_hex = is_hex("covers", part.covers.as_deref(), false)?;
     let place = match (part.at, part.after) {
         (None, Some(after)) => {
             let span = after.span();
@@ -360,6 +363,7 @@ fn checksum(part: Spanned<ChecksumPart>) -> Result<Checksum, Fault> {
         width,
         endian: endian(part.endian.as_deref(), &span)?,
         hex,
+        covers_hex,
         optional: part.optional,
         mask: part.mask.unwrap_or(u32::MAX),
         plus: part.plus,
@@ -401,6 +405,7 @@ mod tests {
             width: 1,
             endian: Endian::Big,
             hex: true,
+            covers_hex: false,
             optional: false,
             mask: u32::MAX,
             plus: 0,

@@ -199,6 +199,8 @@ pub struct Checksum {
     pub endian: Endian,
     /// Whether it is written as hexadecimal digits.
     pub hex: bool,
+    /// Whether what it covers is hexadecimal digits, and the bytes that they stand for are what counts.
+    pub covers_hex: bool,
     /// Whether a frame without one is taken too. Only where it is found by a mark.
     pub optional: bool,
     /// The bits of what is computed that count.

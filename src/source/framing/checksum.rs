@@ -193,7 +193,11 @@ impl Checksum {
             return Ok(());
         }
         let covered = offset(self.from, frame.len()).zip(to).and_then(|(from, to)| frame.get(from..to));
-        let computed = covered.map(|covered| self.finish(engine.compute(covered)));
+        let computed = match covered {
+            Some(digits) if self.covers_hex => hex::decode(digits).ok().map(|bytes| engine.compute(&bytes)),
+            covered => covered.map(|bytes| engine.compute(bytes)),
+        };
+        let computed = computed.map(|sum| self.finish(sum));
         if found.is_some() && found == computed { Ok(()) } else { Err(ChecksumMismatch { found, computed }) }
     }
 
@@ -275,6 +279,30 @@ mod tests {
     }
 
     #[test]
+    fn a_checksum_may_cover_what_digits_stand_for() {
+        // Modbus over serial line, ASCII mode: a request for three registers of unit 17.
+        let lrc = Checksum {
+            kind: ChecksumKind::TwosComplement,
+            from: 1,
+            to: None,
+            place: Place::At(-2),
+            width: 1,
+            endian: Endian::Big,
+            hex: true,
+            covers_hex: true,
+            optional: false,
+            mask: u32::MAX,
+            plus: 0,
+            avoid: Vec::new(),
+        };
+        let judged = |frame: &str| Judge::new(Some(&lrc), None).judge(frame.as_bytes()).map(<[u8]>::len);
+        assert_eq!(judged(":1103006B00037E"), Ok(15));
+        assert_eq!(judged(":1103006B00047E"), Err(ChecksumMismatch { found: Some(0x7e), computed: Some(0x7d) }));
+        assert_eq!(judged(":1103006BxX037E"), Err(ChecksumMismatch { found: Some(0x7e), computed: None }));
+        assert_eq!(judged(":1103006B0037E"), Err(ChecksumMismatch { found: Some(0x7e), computed: None }));
+    }
+
+    #[test]
     fn a_checksum_may_stand_anywhere_and_cover_any_part() {
         let sum = |from, to, at| Checksum {
             kind: ChecksumKind::Sum8,
@@ -284,6 +312,7 @@ mod tests {
             width: 1,
             endian: Endian::Big,
             hex: false,
+            covers_hex: false,
             optional: false,
             mask: u32::MAX,
             plus: 0,

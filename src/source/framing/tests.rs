@@ -69,7 +69,7 @@ fn read_all(framing: &Framing, stream: &[u8]) -> (Vec<Owned>, u64) {
 
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+    hex::decode(digits).unwrap()
 }
 
 const PMS5003: &str = r#"

@@ -199,6 +199,7 @@ fn checked(kind: FramingKind, gap: Option<Duration>) -> Framing {
         width: 1,
         endian: Endian::Big,
         hex: false,
+        covers_hex: false,
         optional: false,
         mask: u32::MAX,
         plus: 0,

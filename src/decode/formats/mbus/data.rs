@@ -1,7 +1,6 @@
 //! The value of a data record: what its bytes are, by the data field of its DIF (EN 13757-3, 6.3 and annex A).
 
 use super::vif::Coding;
-use crate::decode::formats::binary::hex;
 
 /// What a value is, before its power of ten.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,7 +73,7 @@ fn variable(bytes: &[u8]) -> Option<(Value, usize)> {
         (0xd0..=0xd9, Value::Whole(number)) => Value::Whole(-number),
         (0xc0..=0xd9, value) => value,
         _ if content.len() <= 8 => signed(content),
-        _ => Value::Text(hex(&reversed(content))),
+        _ => Value::Text(hex::encode(&reversed(content))),
     };
     Some((value, 1 + usize::from(length)))
 }

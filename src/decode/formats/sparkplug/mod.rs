@@ -16,7 +16,6 @@ mod rebirth;
 
 use foldhash::{HashMap, HashMapExt};
 
-use super::binary::hex;
 use super::{Refusal, fits, malformed};
 use crate::decode::doc::{Doc, Leaf};
 use crate::decode::value::quoted;
@@ -305,7 +304,7 @@ fn put_value(meaning: Meaning<'_>, doc: &mut Doc) {
         Meaning::Number(number) => doc.put("value", Leaf::Number(number)),
         Meaning::Flag(flag) => doc.put("flag", Leaf::Flag(flag)),
         Meaning::Text(text) => doc.put("text", Leaf::Text(text)),
-        Meaning::Bytes(bytes) => doc.put("text", Leaf::Text(&hex(bytes))),
+        Meaning::Bytes(bytes) => doc.put("text", Leaf::Text(&hex::encode(bytes))),
         Meaning::Time(ms) => match i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()) {
             Some(time) => doc.put("text", Leaf::Text(&time.to_string())),
             None => doc.put("value", Leaf::Whole(ms.into())),
