@@ -151,6 +151,12 @@ impl Doc {
         }
     }
 
+    /// Whether that node is a list or an object with nothing in it.
+    pub(crate) fn is_empty(&self, index: usize) -> bool {
+        let node = self.nodes.get(index);
+        node.is_some_and(|node| matches!(node.kind, Kind::List | Kind::Object) && node.next as usize == index + 1)
+    }
+
     fn span(&mut self, text: &str) -> Span {
         let start = self.text.len() as u32;
         self.text.push_str(text);
@@ -255,8 +261,15 @@ impl Doc {
         result.map_err(|error| error.to_string())
     }
 
-    /// Reads a JSON text. The error says where and what.
+    /// Reads a JSON text, or what devices mean by one: [`mended`](super::json::mended). The error says where and what.
     pub(crate) fn read_json(&mut self, json: &str) -> Result<(), JsonError> {
+        self.read_strict_json(json).or_else(|error| match super::json::mended(json) {
+            Some(mended) if !error.too_large => self.read_strict_json(&mended).map_err(|_| error),
+            _ => Err(error),
+        })
+    }
+
+    fn read_strict_json(&mut self, json: &str) -> Result<(), JsonError> {
         self.clear();
         let mut reader = serde_json::Deserializer::from_str(json);
         let result = Build { doc: self, key: Span::default() }.deserialize(&mut reader).and_then(|()| reader.end());

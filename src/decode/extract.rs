@@ -134,7 +134,7 @@ impl Walk<'_> {
             } else {
                 self.path.push_str(doc.key(node));
             }
-            self.take(node, nodes);
+            self.take((index, node), nodes);
             if matches!(node.kind, Kind::Object | Kind::List) {
                 nodes.push(index);
                 self.below(nodes);
@@ -144,7 +144,7 @@ impl Walk<'_> {
         }
     }
 
-    fn take(&mut self, node: &Node, nodes: &[usize]) {
+    fn take(&mut self, (index, node): (usize, &Node), nodes: &[usize]) {
         if !self.known.contains_key(self.path.as_str()) {
             self.remember();
         }
@@ -152,7 +152,12 @@ impl Walk<'_> {
         let place = Place { doc: self.doc, nodes, depth: self.depth, captures: self.captures };
         for candidate in candidates {
             let rule = &self.rules.fields[candidate.rule];
-            match apply(rule, place, node) {
+            let outcome = match apply(rule, place, node) {
+                // An empty list where a value would be: a sensor that is not there.
+                Outcome::Wrong(..) if self.doc.is_empty(index) => Outcome::Nothing,
+                outcome => outcome,
+            };
+            match outcome {
                 Outcome::Pass => continue,
                 Outcome::Nothing => self.found.without_reading += 1,
                 Outcome::Value(value) => {

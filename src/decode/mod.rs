@@ -10,6 +10,7 @@ mod doc;
 mod error;
 mod extract;
 mod formats;
+mod json;
 mod moment;
 mod payload;
 mod place;
