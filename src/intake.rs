@@ -83,20 +83,22 @@ impl Intake {
         self.counts.frames.add(frames.len() as u64);
         self.counts.bytes.add(frames.bytes() as u64);
         let (mut readings, mut states, mut ignored, mut without_time) = (0, 0, 0, 0);
-        for frame in frames.iter() {
-            let before = self.batch.len();
-            let outcome = self.decoder.decode(&frame, frames.received, &mut self.batch);
-            // What one frame leads to is readings, states, or, of a birth message, both.
-            let records = (self.batch.len() - before) as u64;
-            match outcome {
-                Outcome::Readings(count) => {
-                    readings += count as u64;
-                    states += records.saturating_sub(count as u64);
+        for message in frames.iter() {
+            for frame in self.decoder.pieces(message) {
+                let before = self.batch.len();
+                let outcome = self.decoder.decode(&frame, frames.received, &mut self.batch);
+                // What one frame leads to is readings, states, or, of a birth message, both.
+                let records = (self.batch.len() - before) as u64;
+                match outcome {
+                    Outcome::Readings(count) => {
+                        readings += count as u64;
+                        states += records.saturating_sub(count as u64);
+                    }
+                    Outcome::State => states += records,
+                    Outcome::Ignored => ignored += 1,
+                    Outcome::RetainedWithoutTime => without_time += 1,
+                    Outcome::Rejected(rejection) => self.reject(&frame, frames.received, rejection),
                 }
-                Outcome::State => states += records,
-                Outcome::Ignored => ignored += 1,
-                Outcome::RetainedWithoutTime => without_time += 1,
-                Outcome::Rejected(rejection) => self.reject(&frame, frames.received, rejection),
             }
         }
         for (frame, mismatch) in frames.damaged() {

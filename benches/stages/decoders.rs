@@ -25,7 +25,9 @@ const FORMATS: &[(&str, &str)] = &[
     ("dsmr", "dsmr/5"),
     ("sml", "sml"),
     ("registers", "eastron/sdm630"),
+    ("mbus", "mbus/meter"),
     ("senml", "senml"),
+    ("influx", "telegraf/influx"),
     ("sparkplug", "sparkplug/sparkplug-b"),
 ];
 const MORE: [(&str, &str); 2] = [

@@ -151,10 +151,9 @@ impl Doc {
         }
     }
 
-    /// Whether that node is a list or an object with nothing in it.
-    pub(crate) fn is_empty(&self, index: usize) -> bool {
-        let node = self.nodes.get(index);
-        node.is_some_and(|node| matches!(node.kind, Kind::List | Kind::Object) && node.next as usize == index + 1)
+    /// Whether that node is a list with nothing in it.
+    pub(crate) fn is_empty_list(&self, index: usize) -> bool {
+        self.nodes.get(index).is_some_and(|node| node.kind == Kind::List && node.next as usize == index + 1)
     }
 
     fn span(&mut self, text: &str) -> Span {

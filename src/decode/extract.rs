@@ -154,7 +154,7 @@ impl Walk<'_> {
             let rule = &self.rules.fields[candidate.rule];
             let outcome = match apply(rule, place, node) {
                 // An empty list where a value would be: a sensor that is not there.
-                Outcome::Wrong(..) if self.doc.is_empty(index) => Outcome::Nothing,
+                Outcome::Wrong(..) if self.doc.is_empty_list(index) => Outcome::Nothing,
                 outcome => outcome,
             };
             match outcome {

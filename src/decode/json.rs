@@ -9,6 +9,9 @@ const NOT_A_NUMBER: [&str; 4] = ["nan", "inf", "infinity", "none"];
 
 /// The same text with such numbers as JSON writes them, and with `null` where there is none. `None` if there was none to mend.
 pub(super) fn mended(json: &str) -> Option<String> {
+    if !json.trim_ascii_start().starts_with(['{', '[']) {
+        return None;
+    }
     let mut out = String::with_capacity(json.len());
     let mut rest = json;
     let mut found = false;
@@ -73,7 +76,7 @@ mod tests {
         ] {
             assert_eq!(mended(json).as_deref(), Some(meant));
         }
-        for json in ["", "{\"t\":1e3}", "{\"t\":true}", "{t:1}", "\"nan", "\"nan\\", "{\"t\":12°C}", "é"] {
+        for json in ["", "{\"t\":1e3}", "{\"t\":true}", "{t:1}", "nan", "[\"nan", "[\"nan\\", "{\"t\":12°C}", "[é"] {
             assert_eq!(mended(json), None, "{json}");
         }
     }

@@ -13,6 +13,7 @@ mod formats;
 mod json;
 mod moment;
 mod payload;
+mod pieces;
 mod place;
 mod route;
 mod state;
@@ -28,6 +29,7 @@ use jiff::tz::TimeZone;
 pub use error::DecoderError;
 pub use extract::FIELDS_MAX;
 pub(crate) use formats::mbus::more_telegrams_follow;
+pub use pieces::Pieces;
 pub use time::TimeFormat;
 pub use value::TEXT_BYTES_MAX;
 
@@ -228,6 +230,17 @@ impl Decoder {
     /// What the devices are to be asked because of what was decoded; the caller sends it, or nobody does.
     pub fn take_requests(&mut self) -> Vec<Request> {
         self.rebirths.as_mut().map(sparkplug::Rebirths::take).unwrap_or_default()
+    }
+
+    /// The payloads of a message, each of which is a frame to be decoded by itself: mostly one.
+    pub fn pieces<'f>(&mut self, frame: Frame<'f>) -> Pieces<'f> {
+        let profile = self.routes.splitting(frame.origin).filter(|_| frame.oversize.is_none());
+        let transport = profile.and_then(|profile| self.extractors.get(profile)).map(|one| &one.profile().transport);
+        let delimiter = match transport {
+            Some(Transport::Mqtt(topics)) => topics.delimiter.clone(),
+            _ => None,
+        };
+        Pieces::new(frame, delimiter)
     }
 
     /// Decodes one frame onto the end of `out`.

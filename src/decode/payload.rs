@@ -75,6 +75,10 @@ impl Decoder {
                 let unreadable = formats::mbus::mbus(frame.payload, doc);
                 return unreadable.map(Heard::but).or_else(|refusal| self.refuse(profile, refusal));
             }
+            Format::Influx => {
+                let unreadable = formats::influx::influx(text, doc);
+                return unreadable.map(Heard::but).or_else(|refusal| self.refuse(profile, refusal));
+            }
             Format::Senml => formats::senml::senml(frame.payload, &mut self.inner, doc),
         };
         match read {

@@ -38,6 +38,8 @@ struct Patterns {
 /// All routes of one source.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
+    /// Whether messages of some profile hold several payloads.
+    splits: bool,
     profiles: Vec<Patterns>,
     known: HashMap<Box<str>, Route>,
     /// A serial port: whatever comes is for its one profile.
@@ -86,6 +88,7 @@ impl Routes {
             let device = rule.device.as_deref().map(Arc::from);
             parse(&rule.topic).map(|pattern| (pattern, device))
         };
+        self.splits |= topics.delimiter.is_some();
         self.profiles.push(Patterns {
             states: topics.states.iter().map(state).collect::<Result<_, _>>()?,
             readings: topics.readings.iter().map(parse).collect::<Result<_, _>>()?,
@@ -97,6 +100,14 @@ impl Routes {
                 .collect::<Result<_, _>>()?,
         });
         Ok(())
+    }
+
+    /// The profile that reads a topic, if there is one whose messages hold several payloads.
+    pub(super) fn splitting(&mut self, topic: &str) -> Option<usize> {
+        match self.splits.then(|| self.find(topic))?? {
+            Route::Readings { profile, .. } => Some(profile),
+            Route::Ignored | Route::State { .. } => None,
+        }
     }
 
     /// The route of a topic.

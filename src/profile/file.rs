@@ -99,6 +99,7 @@ struct MqttPart {
     topics: Vec<Spanned<String>>,
     #[serde(default)]
     ignore: Vec<Spanned<String>>,
+    delimiter: Option<Spanned<String>>,
     #[serde(default)]
     state: Vec<Spanned<StatePart>>,
 }
@@ -365,7 +366,13 @@ fn topics(part: MqttPart) -> Result<Topics, Fault> {
     }
     let readings = part.topics.into_iter().map(Spanned::into_inner).collect();
     let ignore = part.ignore.into_iter().map(Spanned::into_inner).collect();
-    Ok(Topics { prefix: part.prefix, readings, states, ignore })
+    let delimiter = match part.delimiter {
+        Some(delimiter) if delimiter.get_ref().is_empty() => {
+            return fault(&delimiter.span(), "delimiter: expected what stands between the payloads of a message");
+        }
+        delimiter => delimiter.map(|delimiter| delimiter.into_inner().into()),
+    };
+    Ok(Topics { prefix: part.prefix, readings, states, ignore, delimiter })
 }
 
 pub(super) fn parity(word: Option<&str>, span: &Range<usize>) -> Result<Option<Parity>, Fault> {

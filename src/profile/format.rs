@@ -39,6 +39,8 @@ pub enum Format {
     Sml,
     /// Telegrams of wired M-Bus: `id`, `manufacturer`, `medium` and so on, and `records`.
     Mbus,
+    /// The line protocol of InfluxDB: `lines` of measurement, tags, fields and time.
+    Influx,
     /// SenML (RFC 8428) in JSON or CBOR, resolved: `records` of device, time, name, unit and value.
     Senml,
     /// A Sparkplug B payload: `time`, and `metrics` of name, unit, time and value. Its topics are
@@ -202,7 +204,7 @@ pub(super) struct Parts {
     pub(super) registers: Option<Spanned<RegistersPart>>,
 }
 
-const FORMATS: &str = "`json`, `cbor`, `plain`, `delimited`, `pairs`, `regex`, `binary`, `nmea`, `dsmr`, `registers`, `sml`, `mbus`, `senml` or `sparkplug`";
+const FORMATS: &str = "`json`, `cbor`, `plain`, `delimited`, `pairs`, `regex`, `binary`, `nmea`, `dsmr`, `registers`, `sml`, `mbus`, `senml`, `influx` or `sparkplug`";
 
 pub(super) fn build(word: &Spanned<String>, parts: Parts) -> Result<Format, Fault> {
     let Parts { mut delimited, mut pairs, mut regex, mut binary, mut registers } = parts;
@@ -217,6 +219,7 @@ pub(super) fn build(word: &Spanned<String>, parts: Parts) -> Result<Format, Faul
         "sml" => Format::Sml,
         "mbus" => Format::Mbus,
         "senml" => Format::Senml,
+        "influx" => Format::Influx,
         "sparkplug" => Format::Sparkplug,
         "delimited" => {
             let part = delimited.take().map(Spanned::into_inner).unwrap_or_default();

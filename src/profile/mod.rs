@@ -134,6 +134,8 @@ pub struct Topics {
     pub states: Vec<StateRule>,
     /// Topics that the subscription brings and nobody wants.
     pub ignore: Vec<String>,
+    /// What stands between the payloads that one message holds; `None` if it holds one.
+    pub delimiter: Option<Arc<str>>,
 }
 
 /// How a device says that it came or went.

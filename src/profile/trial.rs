@@ -82,8 +82,10 @@ impl Heard {
 
     /// What comes of one frame.
     pub fn hear(&mut self, decoder: &mut Decoder, frame: &Frame<'_>, received: Stamp) {
-        self.outcomes.push(decoder.decode(frame, received, &mut self.batch));
-        self.rejected.extend_from_slice(decoder.values_rejected());
+        for piece in decoder.pieces(*frame) {
+            self.outcomes.push(decoder.decode(&piece, received, &mut self.batch));
+            self.rejected.extend_from_slice(decoder.values_rejected());
+        }
     }
 
     /// Reads the sample as it comes from a wire.

@@ -1,6 +1,5 @@
 //! Frames of bytes at fixed places.
 
-
 use super::{Refusal, fits, malformed};
 use crate::decode::doc::{Doc, Leaf};
 use crate::profile::{Binary, BinaryKind, BinaryValue, Item, ItemKind, Items};
@@ -65,7 +64,9 @@ fn items(bytes: &[u8], rules: &Items, doc: &mut Doc) -> (usize, Option<String>) 
                 at += if whole { skipped } else { width + taken };
             }
             None if rules.length.is_some() => at += skipped,
-            None => return (count, Some(format!("byte {at}: no item of the profile begins with {}", hex::encode(tag)))),
+            None => {
+                return (count, Some(format!("byte {at}: no item of the profile begins with {}", hex::encode(tag))));
+            }
         }
     }
 }

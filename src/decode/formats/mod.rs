@@ -5,6 +5,7 @@
 
 pub(super) mod binary;
 pub(super) mod dsmr;
+pub(super) mod influx;
 pub(super) mod mbus;
 mod protobuf;
 pub(super) mod registers;

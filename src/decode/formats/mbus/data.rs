@@ -73,7 +73,7 @@ fn variable(bytes: &[u8]) -> Option<(Value, usize)> {
         (0xd0..=0xd9, Value::Whole(number)) => Value::Whole(-number),
         (0xc0..=0xd9, value) => value,
         _ if content.len() <= 8 => signed(content),
-        _ => Value::Text(hex::encode(&reversed(content))),
+        _ => Value::Text(hex::encode(reversed(content))),
     };
     Some((value, 1 + usize::from(length)))
 }

@@ -310,8 +310,8 @@ fn put_value(meaning: Meaning<'_>, doc: &mut Doc) {
             None => doc.put("value", Leaf::Whole(ms.into())),
         },
         Meaning::Several => {
-            let list = doc.begin_list("value");
-            doc.end(list);
+            let several = doc.begin_object("value");
+            doc.end(several);
         }
     }
 }
