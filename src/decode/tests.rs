@@ -482,6 +482,37 @@ fn a_sensor_that_is_not_there_costs_the_others_nothing() {
 }
 
 #[test]
+fn a_message_of_several_payloads_is_taken_apart_where_its_profile_says_so() {
+    let mut decoder = own_mqtt(
+        r#"
+        format = "json"
+        [mqtt]
+        topics = ["t/{device}"]
+        delimiter = "\n"
+        [[mqtt.state]]
+        topic = "t/{device}/state"
+        online = ["on"]
+        offline = ["off"]
+        [[field]]
+        path = "t"
+        name = "t"
+        "#,
+    );
+    let mut outcomes = |topic: &str, payload: &str| {
+        let mut batch = Batch::default();
+        let pieces: Vec<_> = decoder.pieces(frame(topic, payload)).collect();
+        let outcomes = pieces.iter().map(|piece| decoder.decode(piece, NOW, &mut batch)).collect::<Vec<_>>();
+        (outcomes, values(&batch).len())
+    };
+    let (found, values) = outcomes("t/x", "{\"t\":1}\n{\"t\":\n{\"t\":3}\n");
+    assert!(matches!(found[..], [Outcome::Readings(1), Outcome::Rejected(_), Outcome::Readings(1)]), "{found:?}");
+    assert_eq!(values, 2);
+    // States and topics that no profile knows are one frame.
+    assert_eq!(outcomes("t/x/state", "on\n").0.len(), 1);
+    assert_eq!(outcomes("other", "1\n2").0.len(), 1);
+}
+
+#[test]
 fn bytes_in_a_text_are_taken_apart_where_they_begin_as_they_must() {
     let mut decoder = own_mqtt(
         r#"
