@@ -8,7 +8,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::outbox::Lane;
-use crate::reading::{Batch, EventKind, Mark, Measurement, MeasurementKind, Origin, Reason, Stage, TimeQuality};
+use crate::reading::{
+    Aggregate, Batch, DeviceState, Event, EventKind, Gap, Mark, Measurement, MeasurementKind, Origin, Reason, Stage,
+    StreamEnd, TimeQuality, Value,
+};
 
 const DOC: &str = include_str!("../../docs/records.md");
 
