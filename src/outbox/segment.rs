@@ -308,9 +308,18 @@ mod tests {
         let mut segment = Segment::create(path, "run", &keys()).unwrap();
         segment.commit(&KEYS.map(|key| (key, vec![key.number as u8; 100]))).unwrap();
         drop(segment);
-        // sled lets its lock go a moment later.
-        let open = |_| config(path).open().map_err(|_| std::thread::sleep(Duration::from_millis(20))).ok();
-        (0..200).find_map(open).unwrap()
+        when_unlocked(|| config(path).open().map_err(|error| classify(path, error))).unwrap()
+    }
+
+    /// sled lets its lock go a moment after it was closed.
+    fn when_unlocked<T>(open: impl Fn() -> Result<T, SegmentError>) -> Result<T, SegmentError> {
+        for _ in 0..500 {
+            match open() {
+                Err(SegmentError::Locked { .. }) => std::thread::sleep(Duration::from_millis(20)),
+                opened => return opened,
+            }
+        }
+        open()
     }
 
     /// What is left of it after `change`: the numbers of the values, and the damage.
@@ -321,7 +330,7 @@ mod tests {
         change(&database);
         database.flush().unwrap();
         drop(database);
-        let contents = load(&path, &keys())?;
+        let contents = when_unlocked(|| load(&path, &keys()))?;
         for (key, value) in &contents.values {
             assert_eq!(value, &vec![key.number as u8; 100]);
         }
@@ -389,6 +398,6 @@ mod tests {
         }
         drop(segment);
         assert_eq!(fs::read_dir(path.join("blobs")).unwrap().count(), 0);
-        assert_eq!(load(&path, &keys()).unwrap().values.len(), 100);
+        assert_eq!(when_unlocked(|| load(&path, &keys())).unwrap().values.len(), 100);
     }
 }
