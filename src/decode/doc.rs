@@ -151,6 +151,11 @@ impl Doc {
         }
     }
 
+    /// Whether the root is an object or a list.
+    pub(crate) fn is_tree(&self) -> bool {
+        matches!(self.kind(0), Some(Kind::Object | Kind::List))
+    }
+
     /// Whether that node is a list with nothing in it.
     pub(crate) fn is_empty_list(&self, index: usize) -> bool {
         self.nodes.get(index).is_some_and(|node| node.kind == Kind::List && node.next as usize == index + 1)
@@ -219,9 +224,9 @@ impl Doc {
         self.close(index);
     }
 
-    /// Puts the object of another payload in the place of a leaf. False, and nothing happens, if there are too many nodes.
+    /// Puts the root of another payload in the place of a leaf. False, and nothing happens, if there are too many nodes.
     pub(crate) fn replace(&mut self, index: usize, with: &Self) -> bool {
-        let Some((_, below)) = with.nodes.split_first().filter(|_| index < self.nodes.len()) else { return true };
+        let Some((root, below)) = with.nodes.split_first().filter(|_| index < self.nodes.len()) else { return true };
         if self.nodes.len() + below.len() > NODES_MAX {
             return false;
         }
@@ -233,7 +238,7 @@ impl Doc {
                 node.next += below.len() as u32;
             }
         }
-        self.nodes[index].kind = Kind::Object;
+        self.nodes[index].kind = root.kind;
         let below = below.iter().map(|node| Node {
             key: moved(node.key),
             kind: match node.kind {

@@ -5,7 +5,7 @@ use super::formats::sparkplug::{self, Heard};
 use super::formats::{self, Refusal};
 use super::value::quoted;
 use super::{Captures, Decoder, Outcome, Step};
-use crate::profile::{Format, Profile};
+use crate::profile::{Format, Held, Profile};
 use crate::reading::{Frame, Name, Reason, Stamp};
 
 impl Decoder {
@@ -94,7 +94,7 @@ impl Decoder {
         }
     }
 
-    /// Takes apart texts of the payload that hold bytes, where the profile knows them. Gives the first that could not be read
+    /// Takes apart texts of the payload that hold a payload of their own, where the profile knows them. Gives the first that could not be read
     /// to its end; each is among what is rejected.
     pub(super) fn look_inside(&mut self, rules: &Profile, profile: usize) -> Step<Option<String>> {
         let mut first = None;
@@ -106,20 +106,26 @@ impl Decoder {
                 let Some(&index) = nodes.last() else { continue };
                 let Some(Kind::Text(text)) = self.doc.kind(index) else { continue };
                 let text = self.doc.text(text);
-                let Some(bytes) = inside.bytes(text) else {
+                let read = match &inside.held {
+                    Held::Json => self.inner.read_json(text).ok().filter(|()| self.inner.is_tree()).map(|()| None),
+                    Held::Bytes { coding, starts, layout } => match coding.bytes(text) {
+                        // Bytes of another kind are for the next rule, or for none.
+                        Some(bytes) if !bytes.starts_with(starts) => continue,
+                        Some(bytes) => match formats::binary::binary(&bytes, layout, &mut self.inner) {
+                            Ok(unread) => Some(unread),
+                            Err(_) => continue,
+                        },
+                        None => None,
+                    },
+                };
+                let Some(unread) = read else {
                     if inside.alone && !text.is_empty() {
                         self.rejected.push(Reason::WrongType);
-                        let found = quoted(text);
-                        let expected = inside.coding.words();
+                        let (expected, found) = (inside.held.words(), quoted(text));
                         first.get_or_insert_with(|| format!("expected {expected}, found {found}"));
                     }
                     continue;
                 };
-                if !bytes.starts_with(&inside.starts) {
-                    continue;
-                }
-                // Bytes of another kind are for the next rule, or for none.
-                let Ok(unread) = formats::binary::binary(&bytes, &inside.layout, &mut self.inner) else { continue };
                 if !self.doc.replace(index, &self.inner) {
                     return self.reject(profile, Reason::TooLarge, doc::TOO_MANY);
                 }
@@ -148,7 +154,7 @@ impl Decoder {
 
     pub(super) fn read_json(&mut self, text: &str, profile: usize) -> Step<()> {
         match self.doc.read_json(text) {
-            Ok(()) if self.doc.root().is_some_and(|(_, node)| matches!(node.kind, Kind::Object | Kind::List)) => Ok(()),
+            Ok(()) if self.doc.is_tree() => Ok(()),
             Ok(()) => {
                 self.reject(profile, Reason::WrongType, format!("expected a JSON object, found {}", quoted(text)))
             }
@@ -159,7 +165,7 @@ impl Decoder {
 
     fn read_cbor(&mut self, bytes: &[u8], profile: usize) -> Step<()> {
         match self.doc.read_cbor(bytes) {
-            Ok(()) if self.doc.root().is_some_and(|(_, node)| matches!(node.kind, Kind::Object | Kind::List)) => Ok(()),
+            Ok(()) if self.doc.is_tree() => Ok(()),
             Ok(()) => self.reject(profile, Reason::WrongType, "expected a CBOR map"),
             Err(detail) => self.reject(profile, Reason::Malformed, format!("no CBOR: {detail}")),
         }

@@ -513,6 +513,45 @@ fn a_message_of_several_payloads_is_taken_apart_where_its_profile_says_so() {
 }
 
 #[test]
+fn json_in_a_text_is_taken_apart() {
+    let mut decoder = own_mqtt(
+        r#"
+        format = "json"
+        [mqtt]
+        topics = ["t/{device}"]
+        [[inside]]
+        path = "data"
+        text = "json"
+        [[inside]]
+        path = "data.more"
+        text = "json"
+        [[field]]
+        path = "data.t"
+        name = "t"
+        [[field]]
+        path = "data.more.*"
+        name = "more_{1}"
+        [[field]]
+        path = "h"
+        name = "h"
+        "#,
+    );
+    let mut of = |payload: &str| {
+        let mut batch = Batch::default();
+        decoder.decode(&frame("t/x", payload), NOW, &mut batch);
+        let found: Vec<String> = values(&batch).into_iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+        (found.join(" "), decoder.values_rejected().to_vec())
+    };
+    let nested = r#"{"data":"{\"t\":21.5,\"more\":\"[1,2]\"}","h":50}"#;
+    assert_eq!(of(nested), ("t=Number(21.5) more_0=Number(1.0) more_1=Number(2.0) h=Number(50.0)".to_owned(), vec![]));
+    let of_printf = r#"{"data":"{\"t\":nan}","h":50}"#;
+    assert_eq!(of(of_printf), ("h=Number(50.0)".to_owned(), vec![]));
+    for wrong in [r#"{"data":"{\"t\":","h":50}"#, r#"{"data":"5","h":50}"#] {
+        assert_eq!(of(wrong), ("h=Number(50.0)".to_owned(), vec![Reason::WrongType]), "{wrong}");
+    }
+}
+
+#[test]
 fn bytes_in_a_text_are_taken_apart_where_they_begin_as_they_must() {
     let mut decoder = own_mqtt(
         r#"

@@ -178,6 +178,10 @@ fn take_text(rule: &FieldRule, text: &str) -> Outcome {
 }
 
 fn take_number(rule: &FieldRule, place: Place<'_>, raw: f64) -> Outcome {
+    // What a float of a register or of CBOR says where there is nothing to say.
+    if raw.is_nan() {
+        return Outcome::Nothing;
+    }
     let number = rule.bits.map_or(raw, |bits| bits_of(raw, bits));
     if rule.no_reading.contains(&number) {
         return Outcome::Nothing;

@@ -98,19 +98,31 @@ pub struct Pairs {
 #[derive(Clone, Debug)]
 pub struct TextPattern(pub regex_lite::Regex);
 
-/// A text of the payload that holds bytes: an object with the values of the bytes takes its place.
+/// A text of the payload that holds a payload of its own: what is in that takes its place.
 #[derive(Clone, Debug)]
 pub struct Inside {
     /// Where such texts are.
     pub path: Path,
-    /// How the text writes its bytes.
-    pub coding: Coding,
-    /// What the bytes begin with; others are left alone.
-    pub starts: Box<[u8]>,
+    /// What they hold.
+    pub held: Held,
     /// Whether such a text can be nothing else: no other rule is for this place, and nothing tells by what it begins with.
     pub alone: bool,
-    /// What is where.
-    pub layout: Binary,
+}
+
+/// What a text holds.
+#[derive(Clone, Debug)]
+pub enum Held {
+    /// JSON.
+    Json,
+    /// Bytes.
+    Bytes {
+        /// How the text writes them.
+        coding: Coding,
+        /// What they begin with; others are left alone.
+        starts: Box<[u8]>,
+        /// What is where.
+        layout: Binary,
+    },
 }
 
 /// How a text writes bytes.
@@ -122,22 +134,23 @@ pub enum Coding {
     Base64,
 }
 
-impl Coding {
+impl Held {
     /// What it is, for a person.
     #[must_use]
-    pub fn words(self) -> &'static str {
+    pub fn words(&self) -> &'static str {
         match self {
-            Self::Hex => "bytes in hexadecimal digits",
-            Self::Base64 => "bytes in base64",
+            Self::Json => "JSON",
+            Self::Bytes { coding: Coding::Hex, .. } => "bytes in hexadecimal digits",
+            Self::Bytes { coding: Coding::Base64, .. } => "bytes in base64",
         }
     }
 }
 
-impl Inside {
+impl Coding {
     /// The bytes that a text writes; `None` if it does not.
     #[must_use]
-    pub fn bytes(&self, text: &str) -> Option<Vec<u8>> {
-        match self.coding {
+    pub fn bytes(self, text: &str) -> Option<Vec<u8>> {
+        match self {
             Coding::Hex => {
                 let text = text.trim();
                 let text = text.strip_prefix("0x").unwrap_or(text);
@@ -309,7 +322,8 @@ pub(super) fn all_inside(parts: Vec<Spanned<InsidePart>>) -> Result<Vec<Inside>,
     let mut all = parts.into_iter().map(inside).collect::<Result<Vec<_>, _>>()?.concat();
     for index in 0..all.len() {
         let same = |other: &Inside| other.path == all[index].path;
-        all[index].alone = all[index].starts.is_empty() && all.iter().filter(|other| same(other)).count() == 1;
+        let told = matches!(&all[index].held, Held::Bytes { starts, .. } if !starts.is_empty());
+        all[index].alone = !told && all.iter().filter(|other| same(other)).count() == 1;
     }
     Ok(all)
 }
@@ -318,22 +332,26 @@ pub(super) fn all_inside(parts: Vec<Spanned<InsidePart>>) -> Result<Vec<Inside>,
 fn inside(part: Spanned<InsidePart>) -> Result<Vec<Inside>, Fault> {
     let span = part.span();
     let part = part.into_inner();
-    let coding = match part.text.get_ref().as_str() {
-        "hex" => Coding::Hex,
-        "base64" => Coding::Base64,
-        other => return fault(&part.text.span(), format!("text `{other}`: expected `hex` or `base64`")),
+    let (text, path_span) = (part.text, part.path.span());
+    let coding = match text.get_ref().as_str() {
+        "json" => None,
+        "hex" => Some(Coding::Hex),
+        "base64" => Some(Coding::Base64),
+        other => return fault(&text.span(), format!("text `{other}`: expected `hex`, `base64` or `json`")),
     };
-    let digits: String = part.starts.iter().flat_map(|text| text.split_ascii_whitespace()).collect();
-    let Ok(starts) = hex::decode(digits) else {
-        return fault(&span, "starts: expected pairs of hexadecimal digits");
+    let held = match coding {
+        Some(coding) => {
+            let digits: String = part.starts.iter().flat_map(|text| text.split_ascii_whitespace()).collect();
+            let Ok(starts) = hex::decode(digits) else {
+                return fault(&span, "starts: expected pairs of hexadecimal digits");
+            };
+            let (endian, length, values, items) = (part.endian, part.length, part.values, part.items);
+            let layout = binary(BinaryPart { endian, length, values, items }, &span)?;
+            Held::Bytes { coding, starts: starts.into(), layout }
+        }
+        None if part.values.is_empty() && part.items.is_none() && part.starts.is_none() => Held::Json,
+        None => return fault(&span, "what JSON holds is below its path: it needs no `starts`, `values` and `items`"),
     };
-    let layout =
-        binary(BinaryPart { endian: part.endian, length: part.length, values: part.values, items: part.items }, &span)?;
-    let starts: Box<[u8]> = starts.into();
-    let path_span = part.path.span();
-    let inside = |text: &String| {
-        let path = place(text, &path_span)?;
-        Ok(Inside { path, coding, starts: starts.clone(), alone: false, layout: layout.clone() })
-    };
+    let inside = |text: &String| Ok(Inside { path: place(text, &path_span)?, held: held.clone(), alone: false });
     part.path.into_inner().into_vec().iter().map(inside).collect()
 }

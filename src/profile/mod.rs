@@ -30,7 +30,7 @@ use framing::Framing;
 pub use binary::{Binary, BinaryKind, BinaryValue, Item, ItemKind, ItemValue, Items};
 pub use board::{Board, Disk, Port};
 pub use builtin::{BOARD_FILES, FILES as BUILTIN_FILES};
-pub use format::{Coding, Delimited, Format, Inside, Pairs, TextPattern};
+pub use format::{Coding, Delimited, Format, Held, Inside, Pairs, TextPattern};
 pub use path::{NAME_BYTES_MAX, NamePattern, Path, PatternError, sanitise};
 pub use registers::{
     BITS_MAX, BusSettings, REGISTERS_MAX, RegisterBlock, RegisterOrder, RegisterTable, RegisterValue, Registers,
