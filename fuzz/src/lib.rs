@@ -114,6 +114,8 @@ pub fn framings() -> Vec<Framing> {
         "kind = \"markers\"\nstart = [\"/\", \"#!\"]\nend = \"!\"\ntail = \"\\r\\n\"",
         "kind = \"markers\"\nstart = \"a\"\nend = \"bc\"\ntail = 2\nrestart = false",
         "kind = \"markers\"\nend = \"\\n\"\nomit = { start = \":\", end = \"\\n\" }",
+        "kind = \"markers\"\nstart = [0x40]\nend = [0x0d]\nescape = { byte = 0x1b, xor = 0xff }",
+        "kind = \"markers\"\nstart = [0x10]\nend = [0x10, 0x03]\ntail = 1\nescape = { byte = 0x10 }",
         "kind = \"slip\"",
         "kind = \"hdlc\"",
         "kind = \"cobs\"",

@@ -64,13 +64,15 @@ impl<'a> Place<'a> {
             Condition::Is(path, words) => self.is(path, words),
             Condition::Not(path, words) => !self.is(path, words),
             Condition::Bit { path, bit, set } => *set == self.has_bit(path, *bit),
-            Condition::Above(limit) => match node.map(|node| node.kind) {
-                Some(Kind::Number(number)) => number > *limit,
-                Some(Kind::Text(text)) if self.doc.untyped => {
-                    self.doc.text(text).trim().parse::<f64>().is_ok_and(|number| number > *limit)
-                }
-                _ => false,
-            },
+            Condition::Between { path, above, below } => {
+                let number = match (path, node.map(|node| node.kind)) {
+                    (Some(path), _) => self.number(path),
+                    (None, Some(Kind::Number(number))) => Some(number),
+                    (None, Some(Kind::Text(text))) if self.doc.untyped => self.doc.text(text).trim().parse().ok(),
+                    _ => None,
+                };
+                number.is_some_and(|number| number > *above && number < *below)
+            }
         }
     }
 

@@ -513,6 +513,39 @@ fn a_message_of_several_payloads_is_taken_apart_where_its_profile_says_so() {
 }
 
 #[test]
+fn a_value_may_count_only_where_another_is_within_bounds() {
+    let mut decoder = own_mqtt(
+        r#"
+        format = "json"
+        no_value = "ignore"
+        [mqtt]
+        topics = ["t/{device}"]
+        [[field]]
+        path = "d"
+        name = "distance"
+        when = [{ path = "strength", above = 99, below = 65535 }]
+        [[field]]
+        path = "n"
+        name = "few"
+        when = [{ below = 10 }]
+        [[field]]
+        path = "n"
+        name = "many"
+        "#,
+    );
+    let mut of = |payload: &str| {
+        let mut batch = Batch::default();
+        decoder.decode(&frame("t/x", payload), NOW, &mut batch);
+        values(&batch).into_iter().map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    for (strength, expected) in [("100", 1), ("\"100\"", 1), ("99", 0), ("65535", 0), ("null", 0), ("true", 0)] {
+        assert_eq!(of(&format!("{{\"d\":5,\"strength\":{strength}}}")).len(), expected, "{strength}");
+    }
+    assert_eq!(of("{\"d\":5}"), [""; 0]);
+    assert_eq!((of("{\"n\":9.5}"), of("{\"n\":10}")), (vec!["few".to_owned()], vec!["many".to_owned()]));
+}
+
+#[test]
 fn json_in_a_text_is_taken_apart() {
     let mut decoder = own_mqtt(
         r#"

@@ -58,6 +58,7 @@ pub(super) struct WhenPart {
     not: Option<OneOrMany>,
     bit: Option<u8>,
     above: Option<f64>,
+    below: Option<f64>,
     #[serde(default)]
     absent: bool,
 }
@@ -142,7 +143,15 @@ pub(super) fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
     };
     let negative = match part.negative {
         None => None,
-        Some(WhenPart { path: Some(path), is: Some(words), not: None, bit: None, above: None, absent: false }) => {
+        Some(WhenPart {
+            path: Some(path),
+            is: Some(words),
+            not: None,
+            bit: None,
+            above: None,
+            below: None,
+            absent: false,
+        }) => {
             let words = words.into_vec().into_iter().map(Into::into).collect();
             Some((key_path(&path, &span)?, words))
         }
@@ -220,19 +229,24 @@ fn value_pattern(pattern: &str, span: &Range<usize>) -> Result<TextPattern, Faul
 
 pub(super) fn condition(part: WhenPart, span: &Range<usize>) -> Result<Condition, Fault> {
     let words = |words: OneOrMany| words.into_vec().into_iter().map(Into::into).collect();
-    match (part.path, part.is, part.not, part.bit, part.above, part.absent) {
-        (Some(path), None, None, None, None, false) => Ok(Condition::Present(key_path(&path, span)?)),
-        (Some(path), None, None, None, None, true) => Ok(Condition::Absent(key_path(&path, span)?)),
-        (Some(path), Some(is), None, None, None, false) => Ok(Condition::Is(key_path(&path, span)?, words(is))),
-        (Some(path), None, Some(not), None, None, false) => Ok(Condition::Not(key_path(&path, span)?, words(not))),
-        (Some(path), None, None, Some(bit), None, absent) if bit < 53 => {
-            Ok(Condition::Bit { path: key_path(&path, span)?, bit, set: !absent })
+    let path = part.path.as_deref().map(|path| key_path(path, span)).transpose()?;
+    let compares = part.above.is_some() || part.below.is_some();
+    match (path, part.is, part.not, part.bit, compares, part.absent) {
+        (Some(path), None, None, None, false, false) => Ok(Condition::Present(path)),
+        (Some(path), None, None, None, false, true) => Ok(Condition::Absent(path)),
+        (Some(path), Some(is), None, None, false, false) => Ok(Condition::Is(path, words(is))),
+        (Some(path), None, Some(not), None, false, false) => Ok(Condition::Not(path, words(not))),
+        (Some(path), None, None, Some(bit), false, absent) if bit < 53 => {
+            Ok(Condition::Bit { path, bit, set: !absent })
         }
-        (None, None, None, None, Some(above), false) => Ok(Condition::Above(above)),
+        (path, None, None, None, true, false) => {
+            let (above, below) = (part.above.unwrap_or(f64::NEG_INFINITY), part.below.unwrap_or(f64::INFINITY));
+            Ok(Condition::Between { path, above, below })
+        }
         _ => fault(
             span,
             "when: expected { path }, { path, absent = true }, { path, is }, { path, not }, { path, bit }, \
-             { path, bit, absent = true } or { above }",
+             { path, bit, absent = true }, { path, above }, { path, below } or, of the number itself, { above } or { below }",
         ),
     }
 }

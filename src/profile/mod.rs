@@ -324,6 +324,13 @@ pub enum Condition {
         /// What is wanted of it.
         set: bool,
     },
-    /// The number itself is greater than this.
-    Above(f64),
+    /// A number is between these, and neither of them.
+    Between {
+        /// Where it is; the field's own if nothing is said.
+        path: Option<KeyPath>,
+        /// It is greater than this.
+        above: f64,
+        /// It is less than this.
+        below: f64,
+    },
 }

@@ -31,6 +31,7 @@ pub(in crate::profile) struct FramingPart {
     tail: Option<Spanned<TailPart>>,
     omit: Option<Spanned<OmitPart>>,
     restart: Option<Spanned<bool>>,
+    escape: Option<Spanned<EscapePart>>,
     bytes: Option<Spanned<usize>>,
     length: Option<Spanned<LengthPart>>,
     gap: Option<Spanned<String>>,
@@ -73,6 +74,14 @@ enum TailPart {
 struct OmitPart {
     start: Bytes,
     end: Bytes,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EscapePart {
+    byte: u8,
+    #[serde(default)]
+    xor: u8,
 }
 
 #[derive(Deserialize)]
@@ -164,12 +173,16 @@ pub(in crate::profile) fn framing(
         "markers" if marks.end.is_empty() => {
             return fault(&span, "framing `markers`: expected `end`, the bytes that end a frame");
         }
+        "markers" if part.escape.is_some() && part.omit.is_some() => {
+            return fault(&span, "`omit` is for texts, where nothing is escaped; keep one of `omit` and `escape`");
+        }
         "markers" => FramingKind::Markers {
             marks,
             tail: part.tail.map_or(Ok(Tail::Bytes(0)), |part| tail(part, bytes_max))?,
             omit: part.omit.map(omit).transpose()?,
             // Without a checksum nothing else could tell a frame that lost its end.
             restart: part.restart.map_or(check.is_none(), Spanned::into_inner),
+            escape: part.escape.map(Spanned::into_inner).map(|EscapePart { byte, xor }| Escape { byte, xor }),
         },
         "slip" => FramingKind::Slip,
         "hdlc" => FramingKind::Hdlc,
@@ -222,6 +235,7 @@ impl FramingPart {
         misplaced(&self.tail, "tail", &["markers"], kind)?;
         misplaced(&self.omit, "omit", &["markers"], kind)?;
         misplaced(&self.restart, "restart", &["markers"], kind)?;
+        misplaced(&self.escape, "escape", &["markers"], kind)?;
         misplaced(&self.bytes, "bytes", &["fixed"], kind)?;
         misplaced(&self.length, "length", &["length"], kind)?;
         misplaced(&self.gap, "gap", &["fixed", "length", "markers", "idle"], kind)
@@ -422,6 +436,7 @@ mod tests {
             tail: Tail::Bytes(0),
             omit: None,
             restart: true,
+            escape: None,
         };
         assert_eq!(parse(markers).unwrap().kind, kind);
     }

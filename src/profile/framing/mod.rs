@@ -75,6 +75,8 @@ pub enum FramingKind {
         omit: Option<Omit>,
         /// Whether a start marker inside begins the frame anew, because it cannot be data.
         restart: bool,
+        /// What says of the byte behind it that it is data, and no marker.
+        escape: Option<Escape>,
     },
     /// SLIP (RFC 1055).
     Slip,
@@ -104,6 +106,15 @@ pub enum Tail {
     Bytes(usize),
     /// All up to these bytes, and these.
     Until(Vec<u8>),
+}
+
+/// How a byte that could be taken for a marker is written: behind another one, and changed or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Escape {
+    /// The byte that stands before it.
+    pub byte: u8,
+    /// What it was changed with by exclusive or; 0 if only the escape byte itself is written so, twice.
+    pub xor: u8,
 }
 
 /// What is taken out of a frame before anything else.

@@ -19,6 +19,7 @@
 //! A false start delays the frames behind it until as many bytes have come as it seemed to announce.
 
 mod checksum;
+mod escaped;
 mod pieces;
 mod scanner;
 mod silence;

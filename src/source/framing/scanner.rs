@@ -1,9 +1,11 @@
 //! Frames that are recognised from their front: by a start marker, a length, an end marker, a checksum. What is no frame
 //! costs one byte, and the search goes on behind it; so a start marker inside of data hides no good frame.
 
+use std::ops::Range;
+
 use super::checksum::{Judge, number};
-use super::{Found, sml};
-use crate::profile::framing::{Counts, FramingKind, LengthField, Marks, Omit, Tail};
+use super::{Found, escaped, sml};
+use crate::profile::framing::{Counts, Escape, FramingKind, LengthField, Marks, Omit, Tail};
 
 /// What the front of the held bytes is. It depends on these bytes alone: more of them never change an answer but
 /// [`Look::More`].
@@ -43,8 +45,10 @@ pub(super) struct Scanner {
     skipping: bool,
     /// So many bytes may still be of a frame that was under way when the stream was opened.
     joining: usize,
-    /// What SML carries, its escapes undone.
+    /// What a frame carries, its escapes undone.
     inside: Vec<u8>,
+    /// Where in a frame with escapes these may be.
+    inner: Range<usize>,
     pub(super) noise: u64,
 }
 
@@ -53,7 +57,15 @@ enum Shape {
     Fixed(usize),
     Length(LengthField),
     Markers { tail: Tail, omit: Option<Omit>, restart: bool },
+    Escaped { tail: Tail, restart: bool, escape: Escape },
     Sml,
+}
+
+impl Shape {
+    /// Whether an end marker ends a frame.
+    fn ends(&self) -> bool {
+        matches!(self, Self::Markers { .. } | Self::Escaped { .. })
+    }
 }
 
 impl Scanner {
@@ -62,8 +74,12 @@ impl Scanner {
         let (shape, mut marks, least) = match kind {
             FramingKind::Fixed { bytes, marks } => (Shape::Fixed((*bytes).max(1)), marks.clone(), *bytes),
             FramingKind::Length { field, marks } => (Shape::Length(*field), marks.clone(), field.at + field.width),
-            FramingKind::Markers { marks, tail, omit, restart } => {
-                let shape = Shape::Markers { tail: tail.clone(), omit: omit.clone(), restart: *restart };
+            FramingKind::Markers { marks, tail, omit, restart, escape } => {
+                let (tail, restart) = (tail.clone(), *restart);
+                let shape = match *escape {
+                    Some(escape) => Shape::Escaped { tail, restart, escape },
+                    None => Shape::Markers { tail, omit: omit.clone(), restart },
+                };
                 (shape, marks.clone(), marks.end.len() + 1)
             }
             // The others are not for this machine.
@@ -88,6 +104,7 @@ impl Scanner {
             skipping: false,
             joining: 0,
             inside: Vec::new(),
+            inner: 0..0,
             noise: 0,
         }
     }
@@ -116,7 +133,7 @@ impl Scanner {
 
     fn scan(&mut self, found: &mut impl FnMut(Found<'_>)) {
         while self.held() > 0 {
-            if self.skipping && !matches!(self.shape, Shape::Markers { .. }) {
+            if self.skipping && !self.shape.ends() {
                 self.skip(self.held());
                 return;
             }
@@ -172,10 +189,13 @@ impl Scanner {
             return;
         }
         let Some(frame) = self.buffer.get(self.front..self.front + count) else { return };
-        let judged = if matches!(self.shape, Shape::Sml) {
-            sml::unwrap(frame, &mut self.inside).map(|()| self.inside.as_slice())
-        } else {
-            self.judge.judge(frame)
+        let judged = match &self.shape {
+            Shape::Sml => sml::unwrap(frame, &mut self.inside).map(|()| self.inside.as_slice()),
+            Shape::Escaped { escape, .. } => {
+                escaped::undo(frame, &self.inner, *escape, &mut self.inside);
+                self.judge.judge(&self.inside)
+            }
+            Shape::Fixed(_) | Shape::Length(_) | Shape::Markers { .. } => self.judge.judge(frame),
         };
         match judged {
             Ok(payload) => {
@@ -187,7 +207,7 @@ impl Scanner {
                 self.expecting = true;
             }
             Err(mismatch) => {
-                let ends = matches!(self.shape, Shape::Markers { .. });
+                let ends = self.shape.ends();
                 // Where each byte may begin a frame, a wrong checksum says something only where one had to begin.
                 if !free || ends || self.expecting {
                     self.tell(count, found, |frame| Found::BadChecksum(frame, mismatch));
@@ -220,8 +240,9 @@ impl Scanner {
         self.told = self.told.saturating_sub(count);
         self.joining = self.joining.saturating_sub(count);
         self.front += count;
-        // An end that was not found there is not found there from further on either; SML counts from the front.
-        self.seen = if matches!(self.shape, Shape::Sml) { 0 } else { self.seen.saturating_sub(count) };
+        // An end that was not found there is not found there from further on either; SML and escapes count from the front.
+        let from_front = matches!(self.shape, Shape::Sml | Shape::Escaped { .. });
+        self.seen = if from_front { 0 } else { self.seen.saturating_sub(count) };
         self.expecting = false;
     }
 
@@ -265,6 +286,10 @@ impl Scanner {
                     look => look,
                 }
             }
+            Shape::Escaped { tail, restart, escape } => {
+                let rules = (&self.marks, tail, *escape, *restart);
+                escaped::look(window, start, rules, &mut self.seen, &mut self.inner)
+            }
             Shape::Sml => sml::look(window, &mut self.seen),
         }
     }
@@ -291,6 +316,16 @@ enum Start {
     Here(usize),
     /// Not before so many bytes, and perhaps there.
     Perhaps(usize),
+}
+
+impl Tail {
+    /// How long it is, if it is there.
+    pub(super) fn length(&self, behind: &[u8]) -> Option<usize> {
+        match self {
+            Self::Bytes(count) => (*count <= behind.len()).then_some(*count),
+            Self::Until(mark) => find(behind, mark).map(|at| at + mark.len()),
+        }
+    }
 }
 
 impl Marks {
@@ -338,11 +373,7 @@ impl Marks {
                     // One and the same marker twice: the second one begins a frame.
                     return Look::Noise(at);
                 }
-                let tail = match tail {
-                    Tail::Bytes(count) => (*count <= behind.len()).then_some(*count),
-                    Tail::Until(mark) => find(behind, mark).map(|at| at + mark.len()),
-                };
-                return tail.map_or(Look::More, |tail| Look::Whole(at + end.len() + tail));
+                return tail.length(behind).map_or(Look::More, |tail| Look::Whole(at + end.len() + tail));
             }
             if end.starts_with(rest) {
                 return Look::More;

@@ -105,6 +105,31 @@ kind = "twos_complement"
 from = 1
 "#;
 
+const KAMSTRUP: &str = r#"
+[framing]
+kind = "markers"
+start = [0x40]
+end = [0x0d]
+escape = { byte = 0x1b, xor = 0xff }
+[checksum]
+kind = "crc-16/xmodem"
+from = 1
+at = -3
+"#;
+
+const DF1: &str = r#"
+[framing]
+kind = "markers"
+start = [0x10, 0x02]
+end = [0x10, 0x03]
+tail = 2
+escape = { byte = 0x10 }
+[checksum]
+kind = "crc-16/arc"
+endian = "little"
+from = 1
+"#;
+
 const MODBUS: &str = r#"
 [framing]
 kind = "length"
@@ -548,6 +573,43 @@ fn hdlc_frames_may_share_a_flag_and_hold_any_byte() {
     assert_eq!(read_all(&framing, &stream), (vec![whole(&carried); 3], 4));
 }
 
+/// A frame with its escapes undone, and on the wire.
+fn kamstrup(body: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let sum = crc::Crc::<u16>::new(&crc::CRC_16_XMODEM).checksum(body).to_be_bytes();
+    let inner = [body, &sum].concat();
+    let written = inner.iter().flat_map(|byte| match byte {
+        0x40 | 0x80 | 0x0d | 0x06 | 0x1b => vec![0x1b, byte ^ 0xff],
+        byte => vec![*byte],
+    });
+    let around = |inner: Vec<u8>| [vec![0x40], inner, vec![0x0d]].concat();
+    (around(inner.clone()), around(written.collect()))
+}
+
+fn df1(body: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let sum = crc::Crc::<u16>::new(&crc::CRC_16_ARC).checksum(&[body, &[3]].concat()).to_le_bytes();
+    let written = body.iter().flat_map(|byte| if *byte == 0x10 { vec![0x10, 0x10] } else { vec![*byte] });
+    ([&[2], body, &[3], &sum].concat(), [vec![0x10, 2], written.collect(), vec![0x10, 3], sum.to_vec()].concat())
+}
+
+#[test]
+fn an_escape_says_that_a_marker_is_data() {
+    for text in [KAMSTRUP, DF1] {
+        let body = hex("10 03 40 0d 1b 10 10 02 06 80 10");
+        let (alone, wire) = example(text, &body);
+        assert_eq!(read_all(&framing(text), &wire), (vec![whole(&alone)], 0));
+        // A frame that was cut, and an escape just before a start.
+        let stream = [&wire[..6], &[0x10, 0x1b], &wire, &wire].concat();
+        let (found, _) = read_all(&framing(text), &stream);
+        assert_eq!(found[found.len() - 2..], [whole(&alone), whole(&alone)], "{found:02x?}");
+    }
+    // Trimble's TSIP has neither checksum nor length: a DLE alone begins a packet inside of another, too.
+    let tsip = "[framing]\nkind = \"markers\"\nstart = [0x10]\nend = [0x10, 0x03]\nescape = { byte = 0x10 }\n";
+    let stream = hex("05 10 10 10 03 10 8f 20 10 10 05 10 03 10 41 01 10 42 07 10 03");
+    let expected = [whole(&hex("8f 20 10 05 03")), whole(&hex("42 07 03"))];
+    let (found, noise) = read_all(&framing(tsip), &stream);
+    assert_eq!((&found[..], noise), (&expected[..], 8));
+}
+
 #[test]
 fn a_length_may_share_its_bytes_with_flags() {
     // A meter's HDLC frame without byte stuffing (IEC 62056-46): type 3 in the highest four bits, eleven bits of length.
@@ -655,7 +717,7 @@ fn a_silence_brings_frames_without_a_mark_back_into_step() {
 fn the_examples_of_the_documentation_are_these() {
     const DOC: &str = include_str!("../../../docs/framings.md");
     let examples: Vec<_> = DOC.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(examples.len(), 8);
+    assert_eq!(examples.len(), 10);
     for example in examples {
         let documented = framing(example);
         let same = |text: &&&str| Framing { bytes_max: documented.bytes_max, ..framing(text) } == documented;
@@ -667,7 +729,8 @@ fn the_examples_of_the_documentation_are_these() {
 }
 
 /// Every framing of these tests, with a frame that has as much to say as `size`, as it comes out and on the wire.
-const ALL: [&str; 13] = [PMS5003, SDS011, MHZ19, MODBUS, UBX, NMEA, DSMR, VE_DIRECT, MBUS, SML, SLIP, SHDLC, COBS];
+const ALL: [&str; 15] =
+    [PMS5003, SDS011, MHZ19, MODBUS, UBX, NMEA, DSMR, VE_DIRECT, MBUS, SML, SLIP, SHDLC, KAMSTRUP, DF1, COBS];
 
 fn example(text: &str, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let word = |at: usize| body.get(at).copied().unwrap_or_default();
@@ -693,6 +756,8 @@ fn example(text: &str, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
         SML => (body.to_vec(), sml(body)),
         SLIP => slip(body),
         SHDLC => shdlc(body),
+        KAMSTRUP => kamstrup(body),
+        DF1 => df1(body),
         _ => cobs(body),
     }
 }
@@ -700,7 +765,7 @@ fn example(text: &str, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
 /// Bytes in which the marks of all framings are frequent.
 fn bytes(length: usize) -> impl Strategy<Value = Vec<u8>> {
     let marks =
-        b"\x42\x4d\x00\x1c\xaa\xc0\xab\xff\x86\xb5\x62$*/!\r\n:\x68\x16\x1b\x01\x1a\xdb\xdc\xdd\x02\x7e\x7d\x5e"
+        b"\x42\x4d\x00\x1c\xaa\xc0\xab\xff\x86\xb5\x62$*/!\r\n:\x68\x16\x1b\x01\x1a\xdb\xdc\xdd\x02\x7e\x7d\x5e\x10\x03\x40\x0d\xe4"
             .to_vec();
     prop::collection::vec(prop_oneof![2 => prop::sample::select(marks), 1 => any::<u8>()], 0..length)
 }
@@ -762,7 +827,8 @@ proptest! {
         framing.bytes_max = bytes_max;
         // What comes out is what went in only where nothing is undone or cut off.
         framing.payload = None;
-        let encoded = matches!(framing.kind, FramingKind::Slip | FramingKind::Hdlc | FramingKind::Cobs | FramingKind::Sml);
+        let encoded = matches!(framing.kind, FramingKind::Slip | FramingKind::Hdlc | FramingKind::Cobs | FramingKind::Sml)
+            || matches!(framing.kind, FramingKind::Markers { escape: Some(_), .. });
         let omits = ALL[which] == VE_DIRECT;
         let stream = stream(ALL[which], &pieces);
         let mut framer = Framer::new(&framing);

@@ -3,7 +3,8 @@
 # shellcheck shell=bash
 
 release=bookworm
-packages=systemd,systemd-sysv,udev,dbus,mosquitto,procps,iproute2,kmod
+# The last is what the package recommends: apt would look for it in vain, without a network.
+packages=systemd,systemd-sysv,udev,dbus,mosquitto,procps,iproute2,kmod,ca-certificates
 
 # know_board ARCH: what the emulators and Debian call things.
 know_board() {
