@@ -57,8 +57,11 @@ impl Decoder {
                 Ok(())
             }
             Format::Delimited(columns) => formats::text::delimited(text, columns, doc),
-            Format::Pairs(rules) => formats::text::pairs(frame.payload, rules, doc),
             // Banners and help stand between the lines that are meant.
+            Format::Pairs(pairs) => match formats::text::pairs(frame.payload, pairs, doc) {
+                Err(_) if rules.ignore_without_value => return Err(Outcome::Ignored),
+                read => read,
+            },
             Format::Regex(pattern) if rules.ignore_without_value && !pattern.0.is_match(text) => {
                 return Err(Outcome::Ignored);
             }

@@ -546,6 +546,68 @@ fn a_value_may_count_only_where_another_is_within_bounds() {
 }
 
 #[test]
+fn signs_and_bases_of_odd_devices() {
+    let mut decoder = own_mqtt(
+        r#"
+        format = "json"
+        no_value = "ignore"
+        [mqtt]
+        topics = ["t/{device}"]
+        [[field]]
+        path = "magnitude"
+        name = "magnitude"
+        base = 16
+        bits = [0, 16]
+        sign = "magnitude"
+        scale = 0.1
+        no_reading = [-32767]
+        [[field]]
+        path = "twelve"
+        name = "twelve"
+        bits = [4, 12]
+        sign = "complement"
+        [[field]]
+        path = "flags"
+        name = "bits"
+        base = 2
+        [[field]]
+        path = "plain"
+        name = "plain"
+        negative = { path = "status", bit = 7 }
+        min = -40
+        offset = 1
+        "#,
+    );
+    let mut of = |payload: &str| {
+        let mut batch = Batch::default();
+        let outcome = decoder.decode(&frame("t/x", payload), NOW, &mut batch);
+        let number = |(_, value): (String, Value)| match value {
+            Value::Number(number) => number,
+            other => panic!("{other:?}"),
+        };
+        (values(&batch).into_iter().map(number).next(), matches!(outcome, Outcome::Rejected(_)))
+    };
+    for (payload, expected) in [
+        (r#"{"magnitude":"00cf"}"#, (Some(20.7), false)),
+        (r#"{"magnitude":"80CF"}"#, (Some(-20.7), false)),
+        (r#"{"magnitude":"ffff"}"#, (None, false)),
+        (r#"{"magnitude":"0g"}"#, (None, true)),
+        (r#"{"magnitude":"ffffffffffffffffff"}"#, (None, true)),
+        (r#"{"twelve":32767}"#, (Some(2047.0), false)),
+        (r#"{"twelve":32768}"#, (Some(-2048.0), false)),
+        (r#"{"twelve":65535}"#, (Some(-1.0), false)),
+        (r#"{"flags":"0110"}"#, (Some(6.0), false)),
+        (r#"{"flags":"0120"}"#, (None, true)),
+        (r#"{"plain":20,"status":127}"#, (Some(21.0), false)),
+        (r#"{"plain":20,"status":128}"#, (Some(-21.0), false)),
+        // What is possible is asked of the number with its sign.
+        (r#"{"plain":50,"status":128}"#, (None, true)),
+    ] {
+        assert_eq!(of(payload), expected, "{payload}");
+    }
+}
+
+#[test]
 fn json_in_a_text_is_taken_apart() {
     let mut decoder = own_mqtt(
         r#"

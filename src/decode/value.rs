@@ -2,7 +2,7 @@
 
 use super::doc::{Kind, Node};
 use super::place::Place;
-use crate::profile::{Convert, FieldRule, KeyPath, ValueType};
+use crate::profile::{Convert, FieldRule, KeyPath, Sign, ValueType};
 use crate::reading::{Reason, Value};
 
 /// The longest text that is a value; a longer one is rejected and counted.
@@ -25,13 +25,7 @@ pub(super) fn apply(rule: &FieldRule, place: Place<'_>, node: &Node) -> Outcome 
     if !rule.when.iter().all(|condition| place.holds_for(condition, Some(node))) {
         return Outcome::Pass;
     }
-    match take(rule, place, node) {
-        Outcome::Value(Value::Number(number)) => match &rule.negative {
-            Some((path, words)) if place.is(path, words) => Outcome::Value(Value::Number(-number)),
-            _ => Outcome::Value(Value::Number(number)),
-        },
-        outcome => outcome,
-    }
+    take(rule, place, node)
 }
 
 fn take(rule: &FieldRule, place: Place<'_>, node: &Node) -> Outcome {
@@ -105,7 +99,7 @@ fn from_text(rule: &FieldRule, place: Place<'_>, text: &str) -> Outcome {
         },
         // A text in JSON under a key that nobody listed is an identifier more often than a number.
         ValueType::Number if rule.open && !untyped => Outcome::Pass,
-        ValueType::Number => match with_point(trimmed, rule.decimal, parse_number) {
+        ValueType::Number => match with_point(trimmed, rule.decimal, |text| parse_in_base(text, rule.base)) {
             Some(Kind::Number(number)) => take_number(rule, place, number),
             Some(_) if is_no_reading(rule, trimmed) => Outcome::Nothing,
             Some(_) if !rule.computes() && out_of(rule.range, trimmed) => out_of_range(rule, trimmed),
@@ -146,6 +140,23 @@ pub(super) fn bits_of(number: f64, (lowest, count): (u8, u8)) -> f64 {
     (whole & ((1 << count) - 1)) as f64
 }
 
+/// A number of that many bits, of which the highest is its sign.
+fn signed(number: f64, bits: u8, sign: Sign) -> f64 {
+    let half = 2_f64.powi(i32::from(bits) - 1);
+    match sign {
+        _ if number < half => number,
+        Sign::Complement => number - 2.0 * half,
+        Sign::Magnitude => half - number,
+    }
+}
+
+/// Digits to another base than ten, if one is said.
+fn parse_in_base(text: &str, base: Option<u32>) -> Option<Kind> {
+    let Some(base) = base else { return parse_number(text) };
+    let number = i64::from_str_radix(text, base).ok().filter(|number| number.unsigned_abs() <= 1 << 53)?;
+    Some(Kind::Number(number as f64))
+}
+
 /// A number as devices write it: a sign, digits, one point, an exponent; nothing of `inf` and `nan`. `Kind::Text` stands
 /// for a whole number that a double would falsify.
 pub(super) fn parse_number(text: &str) -> Option<Kind> {
@@ -182,7 +193,11 @@ fn take_number(rule: &FieldRule, place: Place<'_>, raw: f64) -> Outcome {
     if raw.is_nan() {
         return Outcome::Nothing;
     }
-    let number = rule.bits.map_or(raw, |bits| bits_of(raw, bits));
+    let number = match (rule.bits, rule.sign) {
+        (None, _) => raw,
+        (Some(bits), None) => bits_of(raw, bits),
+        (Some(bits), Some(sign)) => signed(bits_of(raw, bits), bits.1, sign),
+    };
     if rule.no_reading.contains(&number) {
         return Outcome::Nothing;
     }
@@ -199,6 +214,9 @@ fn take_number(rule: &FieldRule, place: Place<'_>, raw: f64) -> Outcome {
         };
         // The sum of decimals, without the noise of binary fractions.
         number = Convert { scale: 1.0, offset: number }.apply(Convert { scale: *scale, offset: 0.0 }.apply(more));
+    }
+    if rule.negative.as_ref().is_some_and(|condition| place.holds_for(condition, None)) {
+        number = -number;
     }
     if !number.is_finite() {
         return Outcome::Wrong(Reason::OutOfRange, format!("expected a finite number, found {number}"));

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::file::{Fault, OneOrMany, at, fault, key_path};
-use super::{Condition, Convert, FieldRule, KeyPath, NamePattern, Path, TextPattern, UnitRule, ValueType};
+use super::{Condition, Convert, FieldRule, KeyPath, NamePattern, Path, Sign, TextPattern, UnitRule, ValueType};
 use crate::reading::MeasurementKind;
 
 #[derive(Deserialize)]
@@ -25,6 +25,8 @@ pub(super) struct FieldPart {
     offset: Option<f64>,
     bits: Option<[u8; 2]>,
     bit: Option<u8>,
+    sign: Option<String>,
+    base: Option<u32>,
     #[serde(default)]
     degrees: bool,
     negative: Option<WhenPart>,
@@ -104,6 +106,8 @@ pub(super) fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
         || part.max.is_some()
         || part.degrees
         || part.negative.is_some()
+        || part.sign.is_some()
+        || part.base.is_some()
         || part.decimal.is_some()
         || part.times.is_some()
         || part.exponent.is_some()
@@ -111,7 +115,7 @@ pub(super) fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
     if value_type != ValueType::Number && (numeric || part.unit.is_some()) {
         return fault(
             &span,
-            "unit, scale, offset, min, max, degrees, negative, decimal, times, exponent and plus are for type = \"number\"",
+            "unit, scale, offset, min, max, degrees, negative, sign, base, decimal, times, exponent and plus are for type = \"number\"",
         );
     }
     if value_type != ValueType::Flag && !(part.on.is_empty() && part.off.is_empty()) {
@@ -143,20 +147,21 @@ pub(super) fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
     };
     let negative = match part.negative {
         None => None,
-        Some(WhenPart {
-            path: Some(path),
-            is: Some(words),
-            not: None,
-            bit: None,
-            above: None,
-            below: None,
-            absent: false,
-        }) => {
-            let words = words.into_vec().into_iter().map(Into::into).collect();
-            Some((key_path(&path, &span)?, words))
-        }
-        Some(_) => return fault(&span, "negative: expected { path, is }"),
+        Some(WhenPart { path: None, .. }) => return fault(&span, "negative: expected { path, is } or { path, bit }"),
+        Some(part) => Some(condition(part, &span)?),
     };
+    let sign = match (part.sign.as_deref(), bits) {
+        (None, _) => None,
+        (Some("complement"), Some(_)) => Some(Sign::Complement),
+        (Some("magnitude"), Some(_)) => Some(Sign::Magnitude),
+        (Some("complement" | "magnitude"), None) => {
+            return fault(&span, "sign: expected `bits`, the highest of which it is");
+        }
+        (Some(other), _) => return fault(&span, format!("sign `{other}`: expected `complement` or `magnitude`")),
+    };
+    if let Some(base) = part.base.filter(|base| !(2..=36).contains(base)) {
+        return fault(&span, format!("base: expected 2 to 36, found {base}"));
+    }
     let unit = match part.unit {
         None if !part.units.is_empty() => return fault(&span, "units translate what `unit = \"{path}\"` finds"),
         None => None,
@@ -183,6 +188,8 @@ pub(super) fn field(part: Spanned<FieldPart>) -> Result<Vec<FieldRule>, Fault> {
         exponent: part.exponent.as_deref().map(|path| key_path(path, &span)).transpose()?,
         plus: part.plus.iter().map(|plus| plus.rule(&span)).collect::<Result<_, _>>()?,
         bits,
+        sign,
+        base: part.base,
         degrees: part.degrees,
         negative,
         words: part.words.into_iter().map(|(word, meaning)| (word.into(), meaning.into())).collect(),

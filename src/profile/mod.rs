@@ -234,6 +234,10 @@ pub struct FieldRule {
     pub convert: Option<Convert>,
     /// The bits of a whole number that count: the lowest of them, and how many.
     pub bits: Option<(u8, u8)>,
+    /// What the highest of these bits says, if they have a sign.
+    pub sign: Option<Sign>,
+    /// The base of the digits of a text, if it is not ten.
+    pub base: Option<u32>,
     /// The number is degrees and minutes as NMEA 0183 writes them: `5222.3198` is 52 degrees and 22.3198 minutes.
     pub degrees: bool,
     /// What of a text is the value: the group `value`.
@@ -246,8 +250,8 @@ pub struct FieldRule {
     pub plus: Vec<(KeyPath, f64)>,
     /// Where the payload says the power of ten that it is multiplied by.
     pub exponent: Option<KeyPath>,
-    /// The number is negative where there is one of these texts: `S` for a latitude.
-    pub negative: Option<(KeyPath, Vec<Box<str>>)>,
+    /// The number is negative where this holds: `S` beside a latitude, a bit of another byte.
+    pub negative: Option<Condition>,
     /// What a number or a word stands for.
     pub words: Vec<(Box<str>, Box<str>)>,
     /// What is possible, after the conversion.
@@ -271,8 +275,21 @@ pub struct FieldRule {
 impl FieldRule {
     /// Whether its numbers are computed with, so that more digits than a double has are of no use.
     pub(crate) fn computes(&self) -> bool {
-        self.convert.is_some() || self.exponent.is_some() || !self.times.is_empty() || !self.plus.is_empty()
+        self.convert.is_some()
+            || self.exponent.is_some()
+            || self.negative.is_some()
+            || !self.times.is_empty()
+            || !self.plus.is_empty()
     }
+}
+
+/// How some bits of a number say that it is negative, all by the highest of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// In two's complement.
+    Complement,
+    /// The others are its magnitude.
+    Magnitude,
 }
 
 /// Where a unit comes from.
