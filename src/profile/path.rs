@@ -1,8 +1,8 @@
 //! Paths into a payload, and the measurement names that are made from what they capture.
 //!
 //! A path is a list of segments with dots between them: `ENERGY.Power`. A segment is a key, a key in double quotes
-//! (`"PM2.5"`), `*` (any key or list position), a key with one `*` in it (`POWER*`), `(a|b)` (one of these), or `**`
-//! (one or more levels). All but plain keys capture what they matched, for `{1}`, `{2}` … in a name.
+//! (`"PM2.5"`), `*` (any key or list position), a key with one `*` in it (`POWER*`), `(a|b)` (one of these, also in a key:
+//! `temp(1|2)f`), or `**` (one or more levels). All but plain keys capture what they matched, for `{1}`, `{2}` … in a name.
 //!
 //! Matching is slow and simple on purpose: a decoder does it once for each path that a device uses, and remembers.
 
@@ -13,8 +13,12 @@ use std::fmt::Write as _;
 enum Segment {
     Key(Box<str>),
     Any,
-    Glob { before: Box<str>, after: Box<str> },
-    OneOf(Vec<Box<str>>),
+    Glob {
+        before: Box<str>,
+        after: Box<str>,
+    },
+    /// What the key begins with, one of these, what it ends with.
+    OneOf(Box<str>, Vec<Box<str>>, Box<str>),
     Deep,
 }
 
@@ -60,11 +64,20 @@ impl Path {
                 None => error(format!("path `{text}`: a quoted key has no closing `\"`")),
             };
         }
-        if let Some(choice) = rest.strip_prefix('(') {
-            return match choice.split_once(')') {
-                Some((keys, after)) => Ok((Segment::OneOf(keys.split('|').map(Into::into).collect()), after)),
-                None => error(format!("path `{text}`: a choice has no closing `)`")),
-            };
+        let one_of = |before: &str, keys: &str, after: &str| {
+            Segment::OneOf(before.into(), keys.split('|').map(Into::into).collect(), after.into())
+        };
+        match rest.split_once('(').filter(|(before, _)| !before.contains('.')) {
+            None => {}
+            Some((before, choice)) => match choice.split_once(')') {
+                // A key may have parentheses that say nothing.
+                Some((keys, left)) if before.is_empty() || keys.contains('|') => {
+                    let (after, _) = left.split_once('.').unwrap_or((left, ""));
+                    return Ok((one_of(before, keys, after), &left[after.len()..]));
+                }
+                None if before.is_empty() => return error(format!("path `{text}`: a choice has no closing `)`")),
+                _ => {}
+            },
         }
         let (word, _) = rest.split_once('.').unwrap_or((rest, ""));
         let segment = match word {
@@ -115,7 +128,7 @@ impl Path {
             None => false,
             Some(Segment::Key(wanted)) => **wanted == *key,
             Some(Segment::Any | Segment::Deep) => true,
-            Some(Segment::OneOf(keys)) => keys.iter().any(|wanted| **wanted == *key),
+            Some(Segment::OneOf(before, keys, after)) => chosen(before, keys, after, key).is_some(),
             Some(Segment::Glob { before, after }) => {
                 key.strip_prefix(&**before).is_some_and(|rest| rest.ends_with(&**after))
             }
@@ -136,7 +149,7 @@ impl Path {
     #[must_use]
     pub fn choices(&self) -> Option<Vec<String>> {
         match self.segments.last()? {
-            Segment::OneOf(keys) => Some(keys.iter().map(ToString::to_string).collect()),
+            Segment::OneOf(_, keys, _) => Some(keys.iter().map(ToString::to_string).collect()),
             _ => None,
         }
     }
@@ -168,8 +181,7 @@ impl Path {
                 Segment::Key(_) => return None,
                 Segment::Any => captures.push(key.to_owned()),
                 Segment::Deep => captures.push(taken.join("_")),
-                Segment::OneOf(keys) if keys.iter().any(|wanted| **wanted == *key) => captures.push(key.to_owned()),
-                Segment::OneOf(_) => return None,
+                Segment::OneOf(before, keys, after) => captures.push(chosen(before, keys, after, key)?.to_owned()),
                 Segment::Glob { before, after } => {
                     captures.push(key.strip_prefix(&**before)?.strip_suffix(&**after)?.to_owned());
                 }
@@ -177,6 +189,12 @@ impl Path {
         }
         Some(captures)
     }
+}
+
+/// Which of the words a key has between its beginning and its end.
+fn chosen<'k>(before: &str, words: &[Box<str>], after: &str, key: &'k str) -> Option<&'k str> {
+    let word = key.strip_prefix(before)?.strip_suffix(after)?;
+    words.iter().any(|wanted| **wanted == *word).then_some(word)
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -367,6 +385,11 @@ mod tests {
             ("\"\".total", &["", "total"], Some(&[])),
             ("*.(T|PM2.5)", &["s", "PM2.5"], Some(&["s", "PM2.5"])),
             ("*.(T|PM2.5)", &["s", "H"], None),
+            ("temp(1|2)f.x", &["temp2f", "x"], Some(&["2"])),
+            ("temp(1|2)f.x", &["temp3f", "x"], None),
+            ("temp(1|2)f.x", &["temp1c", "x"], None),
+            ("a.temp (C)", &["a", "temp (C)"], Some(&[])),
+            ("a.(b|c)d", &["a", "cd"], Some(&["c"])),
             ("POWER*", &["POWER"], Some(&[""])),
             ("POWER*", &["POWER2"], Some(&["2"])),
             ("POWER*", &["Power2"], None),
