@@ -93,6 +93,16 @@ fn a_profile_that_cannot_be_meant_is_refused_with_its_line() {
             "when: expected { path }",
         ),
         (inside(&format!("text = \"octal\"\n{values}")), 12, "text `octal`: expected `hex`, `base64` or `json`"),
+        (
+            inside("text = \"hex\"\noptional = { flags = \"0 u8\", from = 1, bits = { 8 = \"a u8\" } }"),
+            10,
+            "optional: expected bits from 0 to 7, found `8`",
+        ),
+        (
+            inside("text = \"hex\"\noptional = { flags = \"0 i8\", from = 1, bits = { 0 = \"a u8\" } }"),
+            10,
+            "optional: expected whole numbers without a sign",
+        ),
         (inside(&format!("text = \"json\"\n{values}")), 10, "what JSON holds is below its path"),
         (format!("{good}{field}sign = \"complement\"\n"), 7, "sign: expected `bits`"),
         (format!("{good}{field}bits = [0, 12]\nsign = \"twos\"\n"), 7, "sign `twos`: expected `complement`"),
@@ -397,7 +407,7 @@ fn the_tutorial_is_true() {
         text.split(mark).skip(1).map(|rest| rest.split("```").next().unwrap_or_default().to_owned()).collect()
     };
     let mut profiles = blocks("<!-- a whole profile -->\n```toml\n", &text);
-    assert_eq!(profiles.len(), 4);
+    assert_eq!(profiles.len(), 5);
     // The others are the pieces of one.
     profiles.push(blocks("\n\n```toml\n", &text).join("\n"));
     for text in profiles {

@@ -19,6 +19,7 @@ const MORE: &[&str] = &[
     include_str!("../profiles/cbor.toml"),
     include_str!("../profiles/counted.toml"),
     include_str!("../profiles/items.toml"),
+    include_str!("../profiles/optional.toml"),
     include_str!("../profiles/regex.toml"),
 ];
 /// The longest frame of the framings here: short, so that inputs reach it.

@@ -11,7 +11,7 @@ use super::file::{Fault, OneOrMany, fault};
 const TAG_BYTES_MAX: usize = 16;
 
 /// Bytes at fixed places.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Binary {
     /// How many bytes a frame must have; any number if nothing is said.
     pub length: Option<usize>,
@@ -19,6 +19,19 @@ pub struct Binary {
     pub values: Vec<BinaryValue>,
     /// What comes in any order, each with a tag.
     pub items: Option<Items>,
+    /// What is there if a bit says so.
+    pub optional: Option<Optional>,
+}
+
+/// A row of values, each of which is there if a bit of a number says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Optional {
+    /// Where that number is.
+    pub flags: BinaryValue,
+    /// Where the first value begins.
+    pub from: usize,
+    /// What each bit stands for, the lowest first. They have no tag.
+    pub bits: Vec<(u8, Item)>,
 }
 
 /// A row of values, each behind a tag that says what it is.
@@ -136,6 +149,16 @@ pub(super) struct BinaryPart {
     #[serde(default)]
     pub(super) values: toml::Table,
     pub(super) items: Option<ItemsPart>,
+    pub(super) optional: Option<OptionalPart>,
+}
+
+/// `optional`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OptionalPart {
+    flags: String,
+    from: usize,
+    bits: BTreeMap<String, OneOrMany>,
 }
 
 /// `items`
@@ -156,30 +179,59 @@ pub(super) fn binary(part: BinaryPart, span: &Range<usize>) -> Result<Binary, Fa
     };
     let mut values = Vec::new();
     for (key, value) in part.values {
-        let wrong = |found: &str| {
-            fault(
-                span,
-                format!(
-                    "binary value `{key}`: expected a place and a kind such as \"4 u16\", \"-2 i8\", \"6 f32 little\", \
-                     \"0 bcd4\", \"2 hex6\" or \"8 text10\", found {found}"
-                ),
-            )
-        };
-        let Some(text) = value.as_str() else { return wrong(&value.to_string()) };
-        let mut words = text.split_ascii_whitespace();
-        let (at, kind) = (words.next().map(str::parse), words.next().map(BinaryKind::parse));
-        match (at, kind, order(words.next(), little), words.next()) {
-            (Some(Ok(at)), Some(Some(kind)), Some(little), None) => {
-                values.push(BinaryValue { key: key.into(), at, kind, little });
-            }
-            _ => return wrong(&format!("`{text}`")),
+        match value.as_str() {
+            Some(text) => values.push(binary_value(&key, text, little, span)?),
+            None => return wrong_value(&key, &value.to_string(), span),
         }
     }
     let items = part.items.map(|part| items(part, little, span)).transpose()?;
-    if values.is_empty() && items.is_none() {
-        return fault(span, "binary: expected at least one value in `values`, or `items`");
+    let optional = part.optional.map(|part| optional(&part, little, span)).transpose()?;
+    if values.is_empty() && items.is_none() && optional.is_none() {
+        return fault(span, "binary: expected at least one value in `values`, or `items`, or `optional`");
     }
-    Ok(Binary { length: part.length, values, items })
+    Ok(Binary { length: part.length, values, items, optional })
+}
+
+fn binary_value(key: &str, text: &str, little: bool, span: &Range<usize>) -> Result<BinaryValue, Fault> {
+    let mut words = text.split_ascii_whitespace();
+    let (at, kind) = (words.next().map(str::parse), words.next().map(BinaryKind::parse));
+    match (at, kind, order(words.next(), little), words.next()) {
+        (Some(Ok(at)), Some(Some(kind)), Some(little), None) => Ok(BinaryValue { key: key.into(), at, kind, little }),
+        _ => wrong_value(key, &format!("`{text}`"), span),
+    }
+}
+
+fn wrong_value<T>(key: &str, found: &str, span: &Range<usize>) -> Result<T, Fault> {
+    fault(
+        span,
+        format!(
+            "binary value `{key}`: expected a place and a kind such as \"4 u16\", \"-2 i8\", \"6 f32 little\", \
+             \"0 bcd4\", \"2 hex6\" or \"8 text10\", found {found}"
+        ),
+    )
+}
+
+fn optional(part: &OptionalPart, little: bool, span: &Range<usize>) -> Result<Optional, Fault> {
+    let flags = binary_value("flags", &part.flags, little, span)?;
+    if !matches!(flags.kind, BinaryKind::Unsigned(_)) {
+        return fault(span, "optional: expected whole numbers without a sign as `flags`, such as \"3 u16\"");
+    }
+    let mut bits = Vec::new();
+    for (bit, values) in &part.bits {
+        let known = bit.parse().ok().filter(|bit: &u8| usize::from(*bit) < 8 * flags.kind.bytes());
+        let Some(number) = known else {
+            let count = 8 * flags.kind.bytes();
+            return fault(span, format!("optional: expected bits from 0 to {}, found `{bit}`", count - 1));
+        };
+        let values = match values {
+            OneOrMany::One(value) => std::slice::from_ref(value),
+            OneOrMany::Many(values) => values,
+        };
+        let values: Result<Vec<_>, _> = values.iter().map(|text| item_value(bit, text, little, span)).collect();
+        bits.push((number, Item { tag: Vec::new(), values: values? }));
+    }
+    bits.sort_by_key(|(bit, _)| *bit);
+    Ok(Optional { flags, from: part.from, bits })
 }
 
 /// Whether the lowest byte comes first; nothing if that is not what the word says.
@@ -210,7 +262,7 @@ fn items(part: ItemsPart, little: bool, span: &Range<usize>) -> Result<Items, Fa
             return fault(
                 span,
                 format!(
-                    "items: tag `{tag}`: expected up to {TAG_BYTES_MAX} bytes such as \"01 75\"; one of several may be \"??\", any byte"
+                    "items: `{tag}`: expected up to {TAG_BYTES_MAX} bytes such as \"01 75\"; one of several may be \"??\", any byte"
                 ),
             );
         };

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::binary::{Binary, BinaryPart, ItemsPart, binary};
+use super::binary::{Binary, BinaryPart, ItemsPart, OptionalPart, binary};
 use super::file::{Fault, OneOrMany, fault, place};
 use super::path::Path;
 use super::registers::{self, Registers, RegistersPart};
@@ -176,6 +176,7 @@ pub(super) struct InsidePart {
     #[serde(default)]
     values: toml::Table,
     items: Option<ItemsPart>,
+    optional: Option<OptionalPart>,
 }
 
 #[derive(Deserialize, Default)]
@@ -345,11 +346,14 @@ fn inside(part: Spanned<InsidePart>) -> Result<Vec<Inside>, Fault> {
             let Ok(starts) = hex::decode(digits) else {
                 return fault(&span, "starts: expected pairs of hexadecimal digits");
             };
-            let (endian, length, values, items) = (part.endian, part.length, part.values, part.items);
-            let layout = binary(BinaryPart { endian, length, values, items }, &span)?;
+            let (endian, length, values) = (part.endian, part.length, part.values);
+            let (items, optional) = (part.items, part.optional);
+            let layout = binary(BinaryPart { endian, length, values, items, optional }, &span)?;
             Held::Bytes { coding, starts: starts.into(), layout }
         }
-        None if part.values.is_empty() && part.items.is_none() && part.starts.is_none() => Held::Json,
+        None if part.values.is_empty() && part.items.is_none() && part.optional.is_none() && part.starts.is_none() => {
+            Held::Json
+        }
         None => return fault(&span, "what JSON holds is below its path: it needs no `starts`, `values` and `items`"),
     };
     let inside = |text: &String| Ok(Inside { path: place(text, &path_span)?, held: held.clone(), alone: false });

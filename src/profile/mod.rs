@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use framing::Framing;
 
-pub use binary::{Binary, BinaryKind, BinaryValue, Item, ItemKind, ItemValue, Items};
+pub use binary::{Binary, BinaryKind, BinaryValue, Item, ItemKind, ItemValue, Items, Optional};
 pub use board::{Board, Disk, Port};
 pub use builtin::{BOARD_FILES, FILES as BUILTIN_FILES};
 pub use format::{Coding, Delimited, Format, Held, Inside, Pairs, TextPattern};

@@ -2,7 +2,7 @@
 
 use super::{Refusal, fits, malformed};
 use crate::decode::doc::{Doc, Leaf};
-use crate::profile::{Binary, BinaryKind, BinaryValue, Item, ItemKind, Items};
+use crate::profile::{Binary, BinaryKind, BinaryValue, Item, ItemKind, Items, Optional};
 
 /// Takes a frame apart. A value beyond its end is not there: messages of one device differ in length. Gives why what is left
 /// of its items could not be read, if something is.
@@ -18,7 +18,12 @@ pub(in crate::decode) fn binary(bytes: &[u8], rules: &Binary, doc: &mut Doc) -> 
             put(bytes, &value.key, value.kind, value.little, doc);
         }
     }
-    let (count, unread) = rules.items.as_ref().map_or((0, None), |rules| items(bytes, rules, doc));
+    let (mut count, mut unread) = rules.items.as_ref().map_or((0, None), |rules| items(bytes, rules, doc));
+    if let Some(rules) = &rules.optional {
+        let (more, cut) = optional(bytes, rules, doc);
+        count += more;
+        unread = unread.or(cut);
+    }
     doc.end(0);
     fits(doc)?;
     match unread {
@@ -71,6 +76,27 @@ fn items(bytes: &[u8], rules: &Items, doc: &mut Doc) -> (usize, Option<String>) 
     }
 }
 
+/// Reads what the bits of the flags say is there. Gives how many, and why the rest could not be read.
+fn optional(bytes: &[u8], rules: &Optional, doc: &mut Doc) -> (usize, Option<String>) {
+    let Some(flags) = place(bytes, &rules.flags) else {
+        return (0, Some("the flags are behind the end of the frame".to_owned()));
+    };
+    let flags = whole(flags, rules.flags.little);
+    let (mut at, mut count) = (rules.from, 0);
+    for bit in (0..64_u8).filter(|bit| flags >> bit & 1 == 1) {
+        let Some((_, item)) = rules.bits.iter().find(|(known, _)| *known == bit) else {
+            return (count, Some(format!("byte {at}: bit {bit} says what is there, and the profile does not know it")));
+        };
+        let body = bytes.get(at..).unwrap_or_default();
+        let Some(taken) = take(item, &[], body, false, doc) else {
+            return (count, Some(format!("byte {at}: what bit {bit} says is there ends behind the frame")));
+        };
+        at += taken;
+        count += 1;
+    }
+    (count, None)
+}
+
 /// Adds the values of an item, and gives how many bytes they have. Of one that says how long it is, those that are there.
 fn take(item: &Item, tag: &[u8], body: &[u8], whole: bool, doc: &mut Doc) -> Option<usize> {
     let any = item.tag.iter().zip(tag).find_map(|(known, byte)| known.is_none().then_some(*byte));
@@ -97,6 +123,12 @@ fn take(item: &Item, tag: &[u8], body: &[u8], whole: bool, doc: &mut Doc) -> Opt
     Some(at)
 }
 
+/// A whole number of at most eight bytes.
+fn whole(bytes: &[u8], little: bool) -> u64 {
+    let add = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
+    if little { bytes.iter().rev().fold(0, add) } else { bytes.iter().fold(0, add) }
+}
+
 fn place<'a>(bytes: &'a [u8], value: &BinaryValue) -> Option<&'a [u8]> {
     let at = value.at.unsigned_abs() as usize;
     let at = if value.at < 0 { bytes.len().checked_sub(at)? } else { at };
@@ -105,10 +137,7 @@ fn place<'a>(bytes: &'a [u8], value: &BinaryValue) -> Option<&'a [u8]> {
 
 /// Adds the value that these bytes are.
 pub(super) fn put(bytes: &[u8], key: &str, kind: BinaryKind, little: bool, doc: &mut Doc) {
-    let whole = || {
-        let add = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
-        if little { bytes.iter().rev().fold(0, add) } else { bytes.iter().fold(0, add) }
-    };
+    let whole = || whole(bytes, little);
     match kind {
         BinaryKind::Unsigned(_) => doc.put(key, Leaf::Whole(whole().into())),
         BinaryKind::Signed(count) => {
@@ -172,14 +201,14 @@ mod tests {
         let mut doc = Doc::default();
         for (value, expected) in cases {
             let shown = format!("{value:?}");
-            binary(&bytes, &Binary { length: None, values: vec![value], items: None }, &mut doc).unwrap();
+            binary(&bytes, &Binary { values: vec![value], ..Binary::default() }, &mut doc).unwrap();
             assert_eq!(doc.find(&["v".into()]).unwrap().kind, Kind::Number(expected), "{shown}");
         }
         for at in [8, 9, 100, -1, -10, i32::MIN, i32::MAX] {
-            let rules = Binary { length: None, values: vec![value(at, BinaryKind::Unsigned(2), false)], items: None };
+            let rules = Binary { values: vec![value(at, BinaryKind::Unsigned(2), false)], ..Binary::default() };
             assert!(binary(&bytes, &rules, &mut doc).is_err(), "{at}");
         }
-        let rules = Binary { length: Some(9), values: vec![value(1, BinaryKind::Hex(2), false)], items: None };
+        let rules = Binary { length: Some(9), values: vec![value(1, BinaryKind::Hex(2), false)], ..Binary::default() };
         binary(&bytes, &rules, &mut doc).unwrap();
         assert_eq!(doc.find(&["v".into()]).and_then(|node| doc.word(node)).as_deref(), Some("FF80"));
         assert!(binary(&bytes[1..], &rules, &mut doc).is_err(), "the length is not right");
@@ -227,6 +256,25 @@ mod tests {
         // Nothing of it at all can be read.
         let (_, outcome) = read(&items, &[]);
         assert!(matches!(outcome, Err(Refusal::Wrong(..))), "{outcome:?}");
+    }
+
+    #[test]
+    fn what_bits_say_is_there_is_read_as_far_as_it_is_known() {
+        let optional = of(include_str!("../../../fuzz/profiles/optional.toml"));
+        assert_eq!(run_samples(&optional), []);
+        for (bytes, expected, unread) in [
+            (&[7, 0, 0][..], "first=7", None),
+            (&[7, 8, 0, 0xbf, 0x80, 0, 0, 99], "first=7 c=-1", None),
+            (&[7, 9, 0, 0, 1, 2], "first=7 a=1 b=2", Some("byte 6: what bit 3 says is there ends behind the frame")),
+            (
+                &[7, 3, 0, 0, 1, 2, 4],
+                "first=7 a=1 b=2",
+                Some("byte 6: bit 1 says what is there, and the profile does not know it"),
+            ),
+            (&[7, 1], "first=7", Some("the flags are behind the end of the frame")),
+        ] {
+            assert_eq!(read(&optional, bytes), (expected.to_owned(), Ok(unread.map(str::to_owned))), "{bytes:?}");
+        }
     }
 
     #[test]
