@@ -441,7 +441,14 @@ fn every_key_is_documented() {
         ("[serial]", format!("{SERIAL}[serial]\nnokey = 1\n")),
         ("[poll]", format!("{SERIAL}[poll]\nnokey = 1\n")),
         ("[framing]", format!("{SERIAL}[framing]\nnokey = 1\n")),
-        ("framing.length", format!("{SERIAL}[framing]\nkind = \"length\"\nlength = {{ nokey = 1 }}\n")),
+        (
+            "framing.length",
+            format!(
+                "{SERIAL}[[field]]\npath = \"a\"\nname = \"a\"\n[binary]\nvalues = {{ a = \"0 u8\" }}\n\
+                 [framing]\nkind = \"length\"\nlength = {{ nokey = 1 }}\n"
+            ),
+        ),
+        ("framing.escape", format!("{SERIAL}[framing]\nkind = \"markers\"\nescape = {{ nokey = 1 }}\n")),
         ("framing.omit", format!("{SERIAL}[framing]\nkind = \"markers\"\nomit = {{ nokey = 1 }}\n")),
         ("[checksum]", format!("{SERIAL}[checksum]\nnokey = 1\n")),
         ("[delimited]", format!("{MQTT}[delimited]\nnokey = 1\n")),
@@ -449,6 +456,7 @@ fn every_key_is_documented() {
         ("[regex]", format!("{MQTT}[regex]\nnokey = 1\n")),
         ("[binary]", format!("{MQTT}[binary]\nnokey = 1\n")),
         ("[binary.items]", format!("{MQTT}[binary.items]\nnokey = 1\n")),
+        ("[binary.optional]", format!("{MQTT}[binary.optional]\nnokey = 1\n")),
         ("[registers]", format!("{MQTT}[registers]\nnokey = 1\n")),
         ("[modbus]", format!("{MQTT}[modbus]\nnokey = 1\n")),
         ("[mbus]", format!("{MQTT}[mbus]\nnokey = 1\n")),

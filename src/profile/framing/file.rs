@@ -33,7 +33,7 @@ pub(in crate::profile) struct FramingPart {
     restart: Option<Spanned<bool>>,
     escape: Option<Spanned<EscapePart>>,
     bytes: Option<Spanned<usize>>,
-    length: Option<Spanned<LengthPart>>,
+    length: Option<Spanned<toml::Value>>,
     gap: Option<Spanned<String>>,
     payload: Option<Spanned<Vec<i64>>>,
 }
@@ -167,7 +167,7 @@ pub(in crate::profile) fn framing(
             _ => return fault(&span, format!("framing `fixed`: expected `bytes`, from 1 to {bytes_max}")),
         },
         "length" => match part.length {
-            Some(field) => FramingKind::Length { field: length_field(field, bytes_max)?, marks },
+            Some(fields) => FramingKind::Length { fields: length_fields(fields, bytes_max)?, marks },
             None => return fault(&span, "framing `length`: expected `length`, such as { at = 2, width = 2 }"),
         },
         "markers" if marks.end.is_empty() => {
@@ -291,21 +291,40 @@ fn omit(part: Spanned<OmitPart>) -> Result<Omit, Fault> {
     Ok(Omit { start: marker(part.start, &span)?, end: marker(part.end, &span)? })
 }
 
-fn length_field(part: Spanned<LengthPart>, bytes_max: usize) -> Result<LengthField, Fault> {
-    let span = part.span();
-    let part = part.into_inner();
+/// One field, or several in an array. Taken apart here, so that a wrong key is named.
+fn length_fields(parts: Spanned<toml::Value>, bytes_max: usize) -> Result<Vec<LengthField>, Fault> {
+    let span = parts.span();
+    let parts = match parts.into_inner() {
+        toml::Value::Array(parts) => parts,
+        part => vec![part],
+    };
+    let field = |part: toml::Value| match part.try_into::<LengthPart>() {
+        Ok(part) => length_field(&part, &span, bytes_max),
+        Err(error) => fault(&span, format!("length: {}", error.message())),
+    };
+    let fields = parts.into_iter().map(field).collect::<Result<Vec<_>, _>>()?;
+    if fields.is_empty() || (fields.len() > 1 && fields.iter().any(|field| field.counts == Counts::All)) {
+        return fault(
+            &span,
+            "length: of several fields none counts the whole frame: each counts a part of what comes after them",
+        );
+    }
+    Ok(fields)
+}
+
+fn length_field(part: &LengthPart, span: &Range<usize>, bytes_max: usize) -> Result<LengthField, Fault> {
     let counts = match part.counts.as_deref() {
         None | Some("rest") => Counts::Rest,
         Some("all") => Counts::All,
-        Some(other) => return fault(&span, format!("counts `{other}`: expected `rest` (what comes after) or `all`")),
+        Some(other) => return fault(span, format!("counts `{other}`: expected `rest` (what comes after) or `all`")),
     };
     if !(1..=4).contains(&part.width) || part.unit == 0 || part.unit > bytes_max {
-        return fault(&span, "length: expected a width of 1 to 4 bytes, and a unit of at least 1");
+        return fault(span, "length: expected a width of 1 to 4 bytes, and a unit of at least 1");
     }
     if part.at.saturating_add(part.width) > bytes_max || part.plus.unsigned_abs() > bytes_max as u64 {
-        return fault(&span, format!("length: expected it within the longest frame, which is {bytes_max} bytes"));
+        return fault(span, format!("length: expected it within the longest frame, which is {bytes_max} bytes"));
     }
-    let endian = endian(part.endian.as_deref(), &span)?;
+    let endian = endian(part.endian.as_deref(), span)?;
     let mask = part.mask.unwrap_or(u32::MAX);
     Ok(LengthField { at: part.at, width: part.width, endian, mask, counts, unit: part.unit, plus: part.plus })
 }

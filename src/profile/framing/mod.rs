@@ -60,8 +60,8 @@ pub enum FramingKind {
     },
     /// It says itself how long it is.
     Length {
-        /// How it says so.
-        field: LengthField,
+        /// How it says so; what several fields say is added.
+        fields: Vec<LengthField>,
         /// What it begins and ends with.
         marks: Marks,
     },

@@ -55,7 +55,7 @@ pub(super) struct Scanner {
 #[derive(Debug)]
 enum Shape {
     Fixed(usize),
-    Length(LengthField),
+    Length(Vec<LengthField>),
     Markers { tail: Tail, omit: Option<Omit>, restart: bool },
     Escaped { tail: Tail, restart: bool, escape: Escape },
     Sml,
@@ -73,7 +73,7 @@ impl Scanner {
         let sml = Marks { start: vec![sml::START.to_vec()], end: Vec::new() };
         let (shape, mut marks, least) = match kind {
             FramingKind::Fixed { bytes, marks } => (Shape::Fixed((*bytes).max(1)), marks.clone(), *bytes),
-            FramingKind::Length { field, marks } => (Shape::Length(*field), marks.clone(), field.at + field.width),
+            FramingKind::Length { fields, marks } => (Shape::Length(fields.clone()), marks.clone(), head_of(fields)),
             FramingKind::Markers { marks, tail, omit, restart, escape } => {
                 let (tail, restart) = (tail.clone(), *restart);
                 let shape = match *escape {
@@ -275,7 +275,7 @@ impl Scanner {
         };
         match &self.shape {
             Shape::Fixed(bytes) => self.marks.ended(window, *bytes),
-            Shape::Length(field) => self.look_at_length(field, window),
+            Shape::Length(fields) => self.look_at_length(fields, window),
             Shape::Markers { tail, omit, restart } => {
                 let look = self.marks.look_for_end(window, start, tail, omit.as_ref(), &mut self.seen);
                 match look {
@@ -294,12 +294,14 @@ impl Scanner {
         }
     }
 
-    fn look_at_length(&self, field: &LengthField, window: &[u8]) -> Look {
-        let head = field.at + field.width;
-        let Some(written) = window.get(field.at..head) else { return Look::More };
-        let announced = i64::from(number(written, field.endian) & field.mask) * field.unit as i64 + field.plus;
-        let before = if field.counts == Counts::Rest { head as i64 } else { 0 };
-        let Ok(total) = usize::try_from(announced + before) else { return Look::Noise(1) };
+    fn look_at_length(&self, fields: &[LengthField], window: &[u8]) -> Look {
+        let head = head_of(fields);
+        let mut total = if fields.iter().any(|field| field.counts == Counts::All) { 0 } else { head as i64 };
+        for field in fields {
+            let Some(written) = window.get(field.at..field.at + field.width) else { return Look::More };
+            total += i64::from(number(written, field.endian) & field.mask) * field.unit as i64 + field.plus;
+        }
+        let Ok(total) = usize::try_from(total) else { return Look::Noise(1) };
         if total < head.max(self.marks.end.len()) {
             Look::Noise(1)
         } else if total > self.bytes_max {
@@ -308,6 +310,11 @@ impl Scanner {
             self.marks.ended(window, total)
         }
     }
+}
+
+/// How many bytes must be there for all of these to be.
+fn head_of(fields: &[LengthField]) -> usize {
+    fields.iter().map(|field| field.at + field.width).max().unwrap_or_default()
 }
 
 /// Where a frame may begin.

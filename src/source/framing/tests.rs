@@ -105,6 +105,16 @@ kind = "twos_complement"
 from = 1
 "#;
 
+const ESP3: &str = r#"
+[framing]
+kind = "length"
+start = [0x55]
+length = [{ at = 1, width = 2 }, { at = 3, plus = 3 }]
+[checksum]
+kind = "crc-8/smbus"
+from = 6
+"#;
+
 const KAMSTRUP: &str = r#"
 [framing]
 kind = "markers"
@@ -573,6 +583,31 @@ fn hdlc_frames_may_share_a_flag_and_hold_any_byte() {
     assert_eq!(read_all(&framing, &stream), (vec![whole(&carried); 3], 4));
 }
 
+fn esp3(data: &[u8], optional: &[u8]) -> Vec<u8> {
+    let crc = |bytes: &[u8]| crc::Crc::<u8>::new(&crc::CRC_8_SMBUS).checksum(bytes);
+    let head = [0, data.len() as u8, optional.len() as u8, 1];
+    let body = [data, optional].concat();
+    [&[0x55][..], &head, &[crc(&head)], &body, &[crc(&body)]].concat()
+}
+
+#[test]
+fn several_fields_may_say_how_long_a_frame_is() {
+    // A request for a gateway's version, of EnOcean's own description: one byte of data, none that is optional.
+    let request = hex("55 00 01 00 05 70 03 09");
+    assert_eq!(read_all(&framing(ESP3), &request), (vec![whole(&request)], 0));
+    let frame = esp3(&[0xa5; 10], &[1; 7]);
+    // One that was cut is told of, and hides nothing.
+    let (found, _) = read_all(&framing(ESP3), &[&frame[..9], &request, &frame].concat());
+    assert!(matches!(&found[0], Owned::BadChecksum(_)), "{found:02x?}");
+    assert_eq!(found[1..], [whole(&request), whole(&frame)]);
+    let wrong = Profile::parse(
+        "x.toml".as_ref(),
+        "id = \"a/b\"\ndescription = \"d\"\nsource = \"s\"\ntransport = \"serial\"\nformat = \"json\"\n[[field]]\npath = \"a\"\n\
+         name = \"a\"\n[framing]\nkind = \"length\"\nstart = \"a\"\nlength = [{ at = 1 }, { at = 2, counts = \"all\" }]\n",
+    );
+    assert!(wrong.unwrap_err().to_string().contains("of several fields none counts the whole frame"));
+}
+
 /// A frame with its escapes undone, and on the wire.
 fn kamstrup(body: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let sum = crc::Crc::<u16>::new(&crc::CRC_16_XMODEM).checksum(body).to_be_bytes();
@@ -717,7 +752,7 @@ fn a_silence_brings_frames_without_a_mark_back_into_step() {
 fn the_examples_of_the_documentation_are_these() {
     const DOC: &str = include_str!("../../../docs/framings.md");
     let examples: Vec<_> = DOC.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(examples.len(), 10);
+    assert_eq!(examples.len(), 11);
     for example in examples {
         let documented = framing(example);
         let same = |text: &&&str| Framing { bytes_max: documented.bytes_max, ..framing(text) } == documented;
@@ -729,8 +764,8 @@ fn the_examples_of_the_documentation_are_these() {
 }
 
 /// Every framing of these tests, with a frame that has as much to say as `size`, as it comes out and on the wire.
-const ALL: [&str; 15] =
-    [PMS5003, SDS011, MHZ19, MODBUS, UBX, NMEA, DSMR, VE_DIRECT, MBUS, SML, SLIP, SHDLC, KAMSTRUP, DF1, COBS];
+const ALL: [&str; 16] =
+    [PMS5003, SDS011, MHZ19, MODBUS, UBX, NMEA, DSMR, VE_DIRECT, MBUS, SML, SLIP, SHDLC, ESP3, KAMSTRUP, DF1, COBS];
 
 fn example(text: &str, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let word = |at: usize| body.get(at).copied().unwrap_or_default();
@@ -756,6 +791,7 @@ fn example(text: &str, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
         SML => (body.to_vec(), sml(body)),
         SLIP => slip(body),
         SHDLC => shdlc(body),
+        ESP3 => same(esp3(body, &body[..body.len().min(7)])),
         KAMSTRUP => kamstrup(body),
         DF1 => df1(body),
         _ => cobs(body),
