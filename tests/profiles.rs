@@ -103,6 +103,7 @@ fn a_profile_that_cannot_be_meant_is_refused_with_its_line() {
             10,
             "optional: expected whole numbers without a sign",
         ),
+        (format!("{good}device = 5\n{field}"), 7, "expected a text, or several of them in an array"),
         (inside(&format!("text = \"json\"\n{values}")), 10, "what JSON holds is below its path"),
         (format!("{good}{field}sign = \"complement\"\n"), 7, "sign: expected `bits`"),
         (format!("{good}{field}bits = [0, 12]\nsign = \"twos\"\n"), 7, "sign `twos`: expected `complement`"),

@@ -77,7 +77,7 @@ struct PartPart {
 }
 
 #[derive(Deserialize, Clone)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text, or several of them in an array")]
 pub(super) enum OneOrMany {
     One(String),
     Many(Vec<String>),

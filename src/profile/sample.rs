@@ -110,7 +110,7 @@ struct BeforePart {
 
 /// One read, or several.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected pairs of hexadecimal digits as a text, or several of them in an array")]
 enum Hex {
     One(String),
     Many(Vec<String>),

@@ -40,7 +40,7 @@ pub(in crate::profile) struct FramingPart {
 
 /// Bytes: a text, or an array of numbers.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected bytes, as a text or an array of numbers from 0 to 255")]
 enum Bytes {
     Text(String),
     Numbers(Vec<u8>),
@@ -56,14 +56,17 @@ impl Bytes {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(
+    untagged,
+    expecting = "expected bytes, as a text or an array of numbers from 0 to 255, or several of them in an array"
+)]
 enum Starts {
     One(Bytes),
     Many(Vec<Bytes>),
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected how many bytes, or a text that ends them")]
 enum TailPart {
     Bytes(usize),
     Until(String),
