@@ -27,6 +27,7 @@ mod chunk;
 pub(crate) mod cipher;
 pub(crate) mod edit;
 mod hold;
+mod holes;
 pub(crate) mod inspect;
 pub(crate) mod manifest;
 mod memory;

@@ -14,7 +14,8 @@ use tracing::{error, warn};
 
 use super::chunk;
 use super::cipher::Keys;
-use super::hold::{self, Held};
+use super::hold::Held;
+use super::holes;
 use super::manifest::Range;
 use super::record::Names;
 use super::segment::{self, Contents, Key, SegmentError, SharedSegment};
@@ -319,7 +320,7 @@ impl Reader {
             for lane in Lane::ALL {
                 if let Some(range) = info.entry.lanes[lane.index()] {
                     let progress = info.progress[lane.index()].as_ref();
-                    let missing = hold::lost_in(&head.whole, &head.holes, (lane, range), progress);
+                    let missing = holes::lost_in(&head.whole, &head.holes, (lane, range), progress);
                     lost.extend(missing.into_iter().map(|range| (lane, range)));
                 }
             }
@@ -382,7 +383,7 @@ pub(crate) fn load(path: &Path, keys: &Keys) -> Result<Contents, SegmentError> {
 fn load_head(segment: (u64, u32), path: &Path, keys: &Keys) -> Result<Head, SegmentError> {
     let contents = load(path, keys)?;
     let whole = whole(&contents);
-    let holes = hold::holes_in(&contents);
+    let holes = holes::of_segment(&contents);
     Ok(Head { segment, values: contents.values, whole, holes, damage: contents.damage })
 }
 

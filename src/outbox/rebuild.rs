@@ -18,7 +18,7 @@ use super::reader::whole;
 use super::recovery::{self, OpenError};
 use super::segment::{self, Contents, Key, SegmentError};
 use super::state::missing_in;
-use super::{Lane, checkpoint, hold};
+use super::{Lane, checkpoint, holes};
 
 /// Number and generation of a segment.
 pub(crate) type Name = (u64, u32);
@@ -117,14 +117,14 @@ pub(crate) fn rebuild(
             }
             taken = true;
             let extras = recovery::extras(&contents, None);
-            let holes = hold::holes(extras.iter());
+            let holes = holes::of_commits(extras.iter());
             installation = installation_in(&extras).or(installation);
             let entry = entry(directory, name, &contents, &whole);
             let lost: u64 = Lane::ALL
                 .into_iter()
                 .filter_map(|lane| Some((lane, entry.lanes[lane.index()]?)))
                 .filter(|_| name.1 == 0)
-                .flat_map(|(lane, range)| hold::without_holes(missing_in(&whole, lane, range), lane, &holes))
+                .flat_map(|(lane, range)| holes::without_holes(missing_in(&whole, lane, range), lane, &holes))
                 .map(Range::count)
                 .sum();
             if lost > 0 || contents.damage.is_some() {

@@ -24,7 +24,7 @@ use super::record::Names;
 use super::segment::{self, Contents, Key, Segment, SegmentError};
 use super::segment_state::{SegmentState, thinned_stream};
 use super::thin::Thinner;
-use super::{Lane, hold, recovery};
+use super::{Lane, holes, recovery};
 use crate::reading::Stamp;
 
 /// What stays of readings takes at least so many times less on the disk than in memory.
@@ -175,7 +175,7 @@ pub(crate) fn rewrite(
             error => error.into(),
         })?;
         let whole = whole(&contents);
-        let lost = source.lost(&whole, &hold::holes_in(&contents));
+        let lost = source.lost(&whole, &holes::of_segment(&contents));
         if !lost.is_empty() {
             return Err(RewriteError::Short { segment: source.id(), lost });
         }
@@ -280,7 +280,7 @@ impl Source {
         for lane in Lane::ALL {
             let Some(range) = self.range(lane) else { continue };
             let progress = self.progress[lane.index()].as_ref();
-            lost.extend(hold::lost_in(whole, holes, (lane, range), progress).into_iter().map(|range| (lane, range)));
+            lost.extend(holes::lost_in(whole, holes, (lane, range), progress).into_iter().map(|range| (lane, range)));
         }
         lost
     }

@@ -9,7 +9,7 @@ use super::super::record::{self, Names};
 use super::super::segment::{Contents, Key};
 use super::super::segment_state::SegmentState;
 use super::super::state::missing_in;
-use super::super::{Lane, hold, reader};
+use super::super::{Lane, holes, reader};
 use crate::reading::Batch;
 
 /// A part of a segment.
@@ -106,12 +106,12 @@ fn missing(entry: &Entry, contents: &Contents, groups: &[&[(Key, Vec<u8>)]]) -> 
     let whole = super::quietly(|| reader::whole(contents));
     // What was rewritten has left out what was delivered.
     let known = SegmentState::new(entry.clone());
-    let holes = hold::holes_in(contents);
+    let holes = holes::of_segment(contents);
     let mut found = Vec::new();
     for lane in Lane::ALL {
         let Some(range) = entry.lanes[lane.index()] else { continue };
         let waits = |gap: &Range| (gap.first..=gap.last).any(|number| !known.is_delivered(lane, number));
-        let gaps = hold::without_holes(missing_in(&whole, lane, range), lane, &holes);
+        let gaps = holes::without_holes(missing_in(&whole, lane, range), lane, &holes);
         for gap in gaps.into_iter().filter(|gap| entry.generation == 0 || waits(gap)) {
             // A damaged chunk is named by itself.
             let is_there =

@@ -9,7 +9,7 @@ use super::{OpenError, describe, ranges, segment_path};
 use crate::counters::{Count, Counters};
 use crate::outbox::Lane;
 use crate::outbox::chunk::{self, CursorEntry, Extras, JournalPart};
-use crate::outbox::hold;
+use crate::outbox::holes;
 use crate::outbox::manifest::{Declared, Manifest, Range, Witness};
 use crate::outbox::reader::whole;
 use crate::outbox::rebuild::Load;
@@ -56,7 +56,7 @@ impl Found {
                 Err(error) => return Err(error.into()),
             };
             let extras = extras(&contents, manifest.segments[at].commits);
-            let holes = hold::holes(extras.iter());
+            let holes = holes::of_commits(extras.iter());
             if !manifest.segments[at].sealed {
                 self.seal(directory, manifest, at, &contents, &holes);
             }
@@ -101,7 +101,7 @@ impl Found {
             let last = last.chain([witnessed.last[lane.index()]]).max().unwrap_or(0);
             entry.lanes[lane.index()] = (last >= first).then_some(Range { first, last });
             if let Some(range) = entry.lanes[lane.index()] {
-                let missing = hold::without_holes(missing_in(&whole, lane, range), lane, holes);
+                let missing = holes::without_holes(missing_in(&whole, lane, range), lane, holes);
                 self.lost.extend(missing.into_iter().map(|range| (entry.number, lane, range)));
             }
         }
