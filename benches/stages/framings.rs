@@ -34,6 +34,8 @@ pub(super) fn run() {
     slip.extend((0..40).flat_map(|n| if n == 7 { vec![0xdb, 0xdc] } else { vec![n * 5] }).chain([0xc0]));
     let mut hdlc = vec![0x7e];
     hdlc.extend((0..40).flat_map(|n| if n == 7 { vec![0x7d, 0x5e] } else { vec![n * 5] }).chain([0x7e]));
+    let mut escaped = vec![0x40];
+    escaped.extend((0x41..0x69).flat_map(|n| if n == 0x47 { vec![0x1b, 0xbf] } else { vec![n] }).chain([0x0d]));
     let cobs: Vec<u8> = (0..41).map(|n| if n == 0 { 41 } else { n }).chain([0]).collect();
     for (what, text, frame) in [
         ("delimiter", "kind = \"delimiter\"", &line),
@@ -48,6 +50,11 @@ pub(super) fn run() {
             "length, sum16",
             "kind = \"length\"\nstart = [0x42, 0x4d]\nlength = { at = 2, width = 2 }\n[checksum]\nkind = \"sum16\"",
             &particles,
+        ),
+        (
+            "markers, escapes",
+            "kind = \"markers\"\nstart = [0x40]\nend = [0x0d]\nescape = { byte = 0x1b, xor = 0xff }",
+            &escaped,
         ),
         ("slip", "kind = \"slip\"", &slip),
         ("hdlc", "kind = \"hdlc\"", &hdlc),
