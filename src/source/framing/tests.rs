@@ -115,6 +115,20 @@ kind = "crc-8/smbus"
 from = 6
 "#;
 
+const MODBUS_ASCII: &str = r#"
+[framing]
+kind = "markers"
+start = ":"
+end = "\r\n"
+restart = true
+[checksum]
+kind = "twos_complement"
+from = 1
+at = -4
+encoding = "hex"
+covers = "hex"
+"#;
+
 const KAMSTRUP: &str = r#"
 [framing]
 kind = "markers"
@@ -752,7 +766,7 @@ fn a_silence_brings_frames_without_a_mark_back_into_step() {
 fn the_examples_of_the_documentation_are_these() {
     const DOC: &str = include_str!("../../../docs/framings.md");
     let examples: Vec<_> = DOC.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-    assert_eq!(examples.len(), 11);
+    assert_eq!(examples.len(), 12);
     for example in examples {
         let documented = framing(example);
         let same = |text: &&&str| Framing { bytes_max: documented.bytes_max, ..framing(text) } == documented;
@@ -764,8 +778,25 @@ fn the_examples_of_the_documentation_are_these() {
 }
 
 /// Every framing of these tests, with a frame that has as much to say as `size`, as it comes out and on the wire.
-const ALL: [&str; 16] =
-    [PMS5003, SDS011, MHZ19, MODBUS, UBX, NMEA, DSMR, VE_DIRECT, MBUS, SML, SLIP, SHDLC, ESP3, KAMSTRUP, DF1, COBS];
+const ALL: [&str; 17] = [
+    PMS5003,
+    SDS011,
+    MHZ19,
+    MODBUS,
+    UBX,
+    NMEA,
+    DSMR,
+    VE_DIRECT,
+    MBUS,
+    SML,
+    SLIP,
+    SHDLC,
+    MODBUS_ASCII,
+    ESP3,
+    KAMSTRUP,
+    DF1,
+    COBS,
+];
 
 fn example(text: &str, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let word = |at: usize| body.get(at).copied().unwrap_or_default();
@@ -791,6 +822,10 @@ fn example(text: &str, body: &[u8]) -> (Vec<u8>, Vec<u8>) {
         SML => (body.to_vec(), sml(body)),
         SLIP => slip(body),
         SHDLC => shdlc(body),
+        MODBUS_ASCII => {
+            let sum = body.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte));
+            same(format!(":{}{sum:02X}\r\n", hex::encode_upper(body)).into_bytes())
+        }
         ESP3 => same(esp3(body, &body[..body.len().min(7)])),
         KAMSTRUP => kamstrup(body),
         DF1 => df1(body),
