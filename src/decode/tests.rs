@@ -596,6 +596,8 @@ fn signs_and_bases_of_odd_devices() {
         (r#"{"twelve":32767}"#, (Some(2047.0), false)),
         (r#"{"twelve":32768}"#, (Some(-2048.0), false)),
         (r#"{"twelve":65535}"#, (Some(-1.0), false)),
+        (r#"{"plain":"-  20"}"#, (Some(-19.0), false)),
+        (r#"{"plain":"- "}"#, (None, true)),
         (r#"{"flags":"0110"}"#, (Some(6.0), false)),
         (r#"{"flags":"0120"}"#, (None, true)),
         (r#"{"plain":20,"status":127}"#, (Some(21.0), false)),

@@ -1,5 +1,7 @@
 //! What a rule of a profile makes of one value.
 
+use std::borrow::Cow;
+
 use super::doc::{Kind, Node};
 use super::place::Place;
 use crate::profile::{Convert, FieldRule, KeyPath, Sign, ValueType};
@@ -99,16 +101,26 @@ fn from_text(rule: &FieldRule, place: Place<'_>, text: &str) -> Outcome {
         },
         // A text in JSON under a key that nobody listed is an identifier more often than a number.
         ValueType::Number if rule.open && !untyped => Outcome::Pass,
-        ValueType::Number => match with_point(trimmed, rule.decimal, |text| parse_in_base(text, rule.base)) {
-            Some(Kind::Number(number)) => take_number(rule, place, number),
-            Some(_) if is_no_reading(rule, trimmed) => Outcome::Nothing,
-            Some(_) if !rule.computes() && out_of(rule.range, trimmed) => out_of_range(rule, trimmed),
-            Some(_) if !rule.computes() => take_text(rule, trimmed),
-            Some(_) => trimmed
-                .parse()
-                .map_or_else(|_| wrong(rule, "too many digits"), |number| take_number(rule, place, number)),
-            None => wrong(rule, &quoted(text)),
-        },
+        ValueType::Number => {
+            match with_point(&without_gap(trimmed), rule.decimal, |text| parse_in_base(text, rule.base)) {
+                Some(Kind::Number(number)) => take_number(rule, place, number),
+                Some(_) if is_no_reading(rule, trimmed) => Outcome::Nothing,
+                Some(_) if !rule.computes() && out_of(rule.range, trimmed) => out_of_range(rule, trimmed),
+                Some(_) if !rule.computes() => take_text(rule, trimmed),
+                Some(_) => trimmed
+                    .parse()
+                    .map_or_else(|_| wrong(rule, "too many digits"), |number| take_number(rule, place, number)),
+                None => wrong(rule, &quoted(text)),
+            }
+        }
+    }
+}
+
+/// A number without the spaces that scales write between its sign and its digits.
+fn without_gap(text: &str) -> Cow<'_, str> {
+    match text.strip_prefix(['+', '-']) {
+        Some(digits) if digits.starts_with(' ') => Cow::Owned(format!("{}{}", &text[..1], digits.trim_start())),
+        _ => Cow::Borrowed(text),
     }
 }
 

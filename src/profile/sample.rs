@@ -10,7 +10,7 @@ use std::ops::Range;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::file::{Fault, fault};
+use super::file::{Fault, OneOrMany, fault};
 use super::registers;
 use crate::reading::{Reason, Value};
 
@@ -81,8 +81,8 @@ pub struct SampleReading {
 pub(super) struct SamplePart {
     name: String,
     topic: Option<String>,
-    payload: Option<String>,
-    hex: Option<Hex>,
+    payload: Option<OneOrMany>,
+    hex: Option<OneOrMany>,
     registers: Option<toml::Table>,
     #[serde(default)]
     before: Vec<BeforePart>,
@@ -102,18 +102,10 @@ pub(super) struct SamplePart {
 #[serde(deny_unknown_fields)]
 struct BeforePart {
     topic: Option<String>,
-    payload: Option<String>,
-    hex: Option<Hex>,
+    payload: Option<OneOrMany>,
+    hex: Option<OneOrMany>,
     #[serde(default)]
     retained: bool,
-}
-
-/// One read, or several.
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected pairs of hexadecimal digits as a text, or several of them in an array")]
-enum Hex {
-    One(String),
-    Many(Vec<String>),
 }
 
 #[derive(Deserialize)]
@@ -193,22 +185,24 @@ impl Sample {
     }
 
     /// One with these bytes and nothing else.
-    fn heard(payload: Option<String>, hex: Option<Hex>, span: &Range<usize>) -> Result<Self, Fault> {
-        let reads = match (payload, hex) {
-            (Some(text), None) => return Ok(Self { payload: text.into_bytes(), ..Self::default() }),
-            (None, Some(Hex::One(hex))) => vec![hex],
-            (None, Some(Hex::Many(reads))) => reads,
+    fn heard(payload: Option<OneOrMany>, hex: Option<OneOrMany>, span: &Range<usize>) -> Result<Self, Fault> {
+        let (reads, hex) = match (payload, hex) {
+            (Some(texts), None) => (texts.into_vec().into_iter().map(String::into_bytes).collect(), false),
+            (None, Some(texts)) => {
+                let reads = texts.into_vec().iter().map(|digits| unhex(digits)).collect::<Option<Vec<_>>>();
+                match reads {
+                    Some(reads) => (reads, true),
+                    None => return fault(span, "sample: expected pairs of hexadecimal digits in `hex`"),
+                }
+            }
             _ => return fault(span, EXPECTED_BYTES),
-        };
-        let Some(reads) = reads.iter().map(|hex| unhex(hex)).collect::<Option<Vec<_>>>() else {
-            return fault(span, "sample: expected pairs of hexadecimal digits in `hex`");
         };
         let ends = reads.iter().scan(0, |end, read| {
             *end += read.len();
             Some(*end)
         });
         let cuts = ends.take(reads.len().saturating_sub(1)).collect();
-        Ok(Self { payload: reads.concat(), hex: true, cuts, ..Self::default() })
+        Ok(Self { payload: reads.concat(), hex, cuts, ..Self::default() })
     }
 }
 

@@ -116,7 +116,7 @@ fn framing_of<'a>(profile: &'a Profile, sample: &Sample) -> Option<&'a Framing> 
         FramingKind::Delimiter(delimiter) => line.framing.checksum.is_none() && !sample.payload.ends_with(delimiter),
         _ => false,
     };
-    (sample.hex || !line_itself).then_some(&line.framing)
+    (sample.hex || !sample.cuts.is_empty() || !line_itself).then_some(&line.framing)
 }
 
 fn run(profile: &Profile, sample: &Sample) -> Option<Mismatch> {
