@@ -101,8 +101,8 @@ async fn a_device_that_is_asked_answers_and_one_that_does_not_is_told() {
     let poll = Poll {
         start: Vec::new(),
         requests: vec![vec![0xff, 0x86, b'\n']],
-        every: Duration::from_millis(100),
-        timeout: Duration::from_millis(50),
+        every: Duration::from_millis(300),
+        timeout: Duration::from_millis(200),
     };
     let detail = || links.snapshot().values().next().map(|link| link.detail.clone()).unwrap_or_default();
     let answer = async {
@@ -111,7 +111,7 @@ async fn a_device_that_is_asked_answers_and_one_that_does_not_is_told() {
         for number in 0..4 {
             device.read_exact(&mut request).await.unwrap();
             assert_eq!(request, [0xff, 0x86, b'\n']);
-            sleep(Duration::from_millis(if number == 0 { 120 } else { 5 })).await;
+            sleep(Duration::from_millis(if number == 0 { 300 } else { 5 })).await;
             device.write_all(format!("{{\"n\":{number}}}\n").as_bytes()).await.unwrap();
         }
         for _ in 0..5 {
@@ -119,8 +119,11 @@ async fn a_device_that_is_asked_answers_and_one_that_does_not_is_told() {
         }
         assert_eq!(detail(), "the device does not answer");
         device.write_all(b"{\"n\":9}\n").await.unwrap();
-        sleep(Duration::from_millis(60)).await;
+        while !rig.lines.lock().unwrap().iter().any(|line| line == "{\"n\":9}") {
+            sleep(Duration::from_millis(5)).await;
+        }
         assert_eq!(detail(), "");
+        // Before it could fail to answer again.
         drop(device);
     };
     let asked = rig.ask(port, Some((poll, links.link("serial.test"))));
