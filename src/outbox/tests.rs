@@ -54,7 +54,16 @@ impl Rig {
         Self { dir: tempfile::tempdir().unwrap(), settings, counters: Counters::default(), next: 0 }
     }
 
+    /// sled lets its lock go a moment after it was closed, and on a busy machine that is long.
     fn open(&self) -> (Outbox, Closer) {
+        for _ in 0..500 {
+            match self.try_open() {
+                Err(OpenError::Segment(segment::SegmentError::Locked { .. })) => {
+                    std::thread::sleep(Duration::from_millis(20))
+                }
+                opened => return opened.unwrap(),
+            }
+        }
         self.try_open().unwrap()
     }
 

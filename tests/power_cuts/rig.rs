@@ -75,6 +75,7 @@ impl Rig {
         if self.history.len() > HISTORY {
             self.history.pop_front();
         }
+        let (planned, told) = (format!("{plan:?}"), format!("{task:?}"));
         let mounted = Mounted::new(disk, path, plan).unwrap();
         // What a check reads must not be given up meanwhile.
         let size_max = if matches!(task, Task::Drain) { u64::MAX / 4 } else { self.size_max };
@@ -106,7 +107,8 @@ impl Rig {
                 self.ledger.take(line, &mut said);
             }
         }
-        assert!(!hung, "a child hangs");
+        let last = &lines[lines.len().saturating_sub(20)..];
+        assert!(!hung, "a child hangs: {planned}, seed {seed}, told to {told}; its last words: {last:#?}");
         let unmounted = mounted.unmount();
         if let Some((_, last)) = self.history.back_mut() {
             last.extend(lines.iter().skip(lines.len().saturating_sub(400)).cloned());
