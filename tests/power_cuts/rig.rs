@@ -14,8 +14,9 @@ use crate::modes::Mode;
 use crate::mount::Mounted;
 use crate::orders::{Orders, Task};
 
-/// A child that is not done by then hangs.
-const LIFE_MAX: Duration = Duration::from_secs(60);
+/// A child that is not done by then hangs. It may wait a minute itself: so long the outbox waits for sled to open a segment
+/// before it calls that one damaged.
+const LIFE_MAX: Duration = Duration::from_secs(100);
 
 /// How many lives are remembered.
 const HISTORY: usize = 5;
