@@ -108,7 +108,8 @@ impl<'a> Place<'a> {
     }
 }
 
-fn fits(word: &str, text: &str) -> bool {
+/// Whether a text is the word; a `*` in that stands for any text.
+pub(super) fn fits(word: &str, text: &str) -> bool {
     match word.split_once('*') {
         None => *word == *text,
         Some((before, after)) => text.strip_prefix(before).is_some_and(|rest| rest.ends_with(after)),

@@ -610,6 +610,30 @@ fn signs_and_bases_of_odd_devices() {
 }
 
 #[test]
+fn a_flag_may_be_on_for_any_word_but_one() {
+    let mut decoder = own_mqtt(
+        r#"
+        format = "json"
+        [mqtt]
+        topics = ["t/{device}"]
+        [[field]]
+        path = "status"
+        name = "fault"
+        type = "flag"
+        on = ["*"]
+        off = ["OK", "test *"]
+        "#,
+    );
+    for (status, on) in
+        [("OK", false), ("DRY LEAK", true), ("0", true), ("", true), ("test *", false), ("test 1", true)]
+    {
+        let mut batch = Batch::default();
+        decoder.decode(&frame("t/x", &format!("{{\"status\":\"{status}\"}}")), NOW, &mut batch);
+        assert_eq!(values(&batch), [("fault".to_owned(), Value::Flag(on))], "{status}");
+    }
+}
+
+#[test]
 fn json_in_a_text_is_taken_apart() {
     let mut decoder = own_mqtt(
         r#"

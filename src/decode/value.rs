@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::doc::{Kind, Node};
-use super::place::Place;
+use super::place::{Place, fits};
 use crate::profile::{Convert, FieldRule, KeyPath, Sign, ValueType};
 use crate::reading::{Reason, Value};
 
@@ -135,15 +135,18 @@ fn with_point<T>(text: &str, decimal: Option<char>, read: impl Fn(&str) -> Optio
 
 fn flag_word(rule: &FieldRule, word: &str) -> Outcome {
     let is = |words: &[Box<str>]| words.iter().any(|own| **own == *word);
-    match (is(&rule.on), is(&rule.off)) {
-        (true, _) => Outcome::Value(Value::Flag(true)),
-        (_, true) => Outcome::Value(Value::Flag(false)),
-        _ => match word {
-            "true" | "1" => Outcome::Value(Value::Flag(true)),
-            "false" | "0" => Outcome::Value(Value::Flag(false)),
-            _ => wrong(rule, &quoted(word)),
-        },
-    }
+    // A word that is written out counts before one with a `*`.
+    let may_be = |words: &[Box<str>]| words.iter().any(|own| fits(own, word));
+    let flag = match word {
+        _ if is(&rule.on) => Some(true),
+        _ if is(&rule.off) => Some(false),
+        _ if may_be(&rule.on) => Some(true),
+        _ if may_be(&rule.off) => Some(false),
+        "true" | "1" => Some(true),
+        "false" | "0" => Some(false),
+        _ => None,
+    };
+    flag.map_or_else(|| wrong(rule, &quoted(word)), |flag| Outcome::Value(Value::Flag(flag)))
 }
 
 /// Some bits of a whole number; those of a negative one are in two's complement.

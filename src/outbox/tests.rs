@@ -59,7 +59,7 @@ impl Rig {
         for _ in 0..500 {
             match self.try_open() {
                 Err(OpenError::Segment(segment::SegmentError::Locked { .. })) => {
-                    std::thread::sleep(Duration::from_millis(20))
+                    std::thread::sleep(Duration::from_millis(20));
                 }
                 opened => return opened.unwrap(),
             }
