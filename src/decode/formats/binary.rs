@@ -56,7 +56,7 @@ fn items(bytes: &[u8], rules: &Items, doc: &mut Doc) -> (usize, Option<String>) 
             None => (width, body),
             Some(length) => {
                 let Some(written) = body.get(..length) else { return cut() };
-                let announced = written.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+                let announced = whole(written, false) as usize;
                 let Some(body) = body.get(length..).and_then(|body| body.get(..announced)) else { return cut() };
                 (width + length + announced, body)
             }
@@ -124,7 +124,7 @@ fn take(item: &Item, tag: &[u8], body: &[u8], whole: bool, doc: &mut Doc) -> Opt
 }
 
 /// A whole number of at most eight bytes.
-fn whole(bytes: &[u8], little: bool) -> u64 {
+pub(super) fn whole(bytes: &[u8], little: bool) -> u64 {
     let add = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
     if little { bytes.iter().rev().fold(0, add) } else { bytes.iter().fold(0, add) }
 }

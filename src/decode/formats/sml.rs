@@ -216,7 +216,7 @@ impl<'a> Reader<'a> {
 }
 
 fn unsigned(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    super::binary::whole(bytes, false)
 }
 
 /// A message; false if its checksum is wrong, which is found out before anything of it is taken.

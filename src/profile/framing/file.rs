@@ -434,18 +434,11 @@ mod tests {
         let framing = parse(short).unwrap();
         assert_eq!((&framing.kind, framing.bytes_max), (&FramingKind::Delimiter(b"\r\n".to_vec()), 80));
         let nmea = Checksum {
-            kind: ChecksumKind::Xor8,
             from: 1,
             to: Some(-1),
             place: Place::After(b"*".to_vec()),
-            width: 1,
-            endian: Endian::Big,
             hex: true,
-            covers_hex: false,
-            optional: false,
-            mask: u32::MAX,
-            plus: 0,
-            avoid: Vec::new(),
+            ..Checksum::at_end(ChecksumKind::Xor8, 1)
         };
         assert_eq!(framing.checksum, Some(nmea));
         let framing = parse("[framing]\nkind = \"slip\"\n[checksum]\nkind = \"crc-16/x-25\"\n").unwrap();

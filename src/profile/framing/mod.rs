@@ -222,6 +222,27 @@ pub struct Checksum {
     pub avoid: Vec<u8>,
 }
 
+#[cfg(test)]
+impl Checksum {
+    /// One at the end of the frame, of all that comes before it, and nothing said besides.
+    pub(crate) fn at_end(kind: ChecksumKind, width: usize) -> Self {
+        Self {
+            kind,
+            from: 0,
+            to: None,
+            place: Place::At(-(width as i64)),
+            width,
+            endian: Endian::Big,
+            hex: false,
+            covers_hex: false,
+            optional: false,
+            mask: u32::MAX,
+            plus: 0,
+            avoid: Vec::new(),
+        }
+    }
+}
+
 /// How a checksum is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChecksumKind {

@@ -282,18 +282,11 @@ mod tests {
     fn a_checksum_may_cover_what_digits_stand_for() {
         // Modbus over serial line, ASCII mode: a request for three registers of unit 17.
         let lrc = Checksum {
-            kind: ChecksumKind::TwosComplement,
             from: 1,
-            to: None,
             place: Place::At(-2),
-            width: 1,
-            endian: Endian::Big,
             hex: true,
             covers_hex: true,
-            optional: false,
-            mask: u32::MAX,
-            plus: 0,
-            avoid: Vec::new(),
+            ..Checksum::at_end(ChecksumKind::TwosComplement, 1)
         };
         let judged = |frame: &str| Judge::new(Some(&lrc), None).judge(frame.as_bytes()).map(<[u8]>::len);
         assert_eq!(judged(":1103006B00037E"), Ok(15));
@@ -304,20 +297,7 @@ mod tests {
 
     #[test]
     fn a_checksum_may_stand_anywhere_and_cover_any_part() {
-        let sum = |from, to, at| Checksum {
-            kind: ChecksumKind::Sum8,
-            from,
-            to,
-            place: Place::At(at),
-            width: 1,
-            endian: Endian::Big,
-            hex: false,
-            covers_hex: false,
-            optional: false,
-            mask: u32::MAX,
-            plus: 0,
-            avoid: Vec::new(),
-        };
+        let sum = |from, to, at| Checksum { from, to, place: Place::At(at), ..Checksum::at_end(ChecksumKind::Sum8, 1) };
         let judged = |checksum: &Checksum, frame: &[u8]| Judge::new(Some(checksum), None).judge(frame).map(<[u8]>::len);
         assert_eq!(judged(&sum(1, None, -1), &[9, 1, 2, 3]), Ok(4));
         assert_eq!(judged(&sum(1, Some(-1), 0), &[3, 1, 2, 9]), Ok(4));

@@ -4,7 +4,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::sleep;
 
 use super::*;
-use crate::profile::framing::{Checksum, ChecksumKind, Endian, FramingKind, Marks, Place, Span};
+use crate::profile::framing::{Checksum, ChecksumKind, FramingKind, Marks, Span};
 
 fn settings() -> Serial {
     Serial {
@@ -194,20 +194,7 @@ async fn a_line_that_never_ends_costs_only_itself() {
 }
 
 fn checked(kind: FramingKind, gap: Option<Duration>) -> Framing {
-    let sum = Checksum {
-        kind: ChecksumKind::Sum8,
-        from: 0,
-        to: None,
-        place: Place::At(-1),
-        width: 1,
-        endian: Endian::Big,
-        hex: false,
-        covers_hex: false,
-        optional: false,
-        mask: u32::MAX,
-        plus: 0,
-        avoid: Vec::new(),
-    };
+    let sum = Checksum::at_end(ChecksumKind::Sum8, 1);
     Framing { checksum: Some(sum), gap, payload: Some(Span { from: 0, to: Some(-1) }), ..Framing::new(kind, 64) }
 }
 

@@ -90,7 +90,7 @@ pub(super) fn text(bytes: &[u8]) -> String {
 
 fn unsigned(bytes: &[u8]) -> u64 {
     // A number has at most eight bytes.
-    bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+    crate::decode::formats::binary::whole(bytes, true)
 }
 
 /// Two's complement; the lowest number of all is the code for "none" (type B).
